@@ -1,0 +1,73 @@
+//! Job documents: text in, typed out.
+//!
+//! The scheduler acts on kind, name, priority and resources alone; the rest travels as the user's own text,
+//! which the node parses with this same code. Parsing is strict: an unknown key is an error that names the
+//! nearest known one. Nothing here opens a file: paths are kept as written, relative to the document.
+
+pub mod error;
+pub mod evaluate;
+pub mod files;
+pub mod keys;
+pub mod model;
+pub mod overrides;
+mod parse;
+pub mod resources;
+pub mod serve;
+pub mod train;
+
+pub use error::DocumentError;
+pub use evaluate::{Evaluate, Task, TaskKind};
+pub use files::{FileReference, FileRole};
+pub use model::{AdapterReference, Model, Quantization, Source};
+pub use overrides::apply_overrides;
+pub use resources::{BackendKind, DeviceCount, Memory, Priority, Resources};
+pub use serve::{Serve, Truncate};
+pub use train::Train;
+
+/// A parsed job document. Every value has been checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Letters, digits, `-`, `_` and `.`, at most 64.
+    pub name: String,
+    pub priority: Priority,
+    /// Alternatives, in order of preference; never empty.
+    pub resources: Vec<Resources>,
+    pub workload: Workload,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Workload {
+    Train(Box<Train>),
+    Evaluate(Box<Evaluate>),
+    Serve(Box<Serve>),
+}
+
+impl Document {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// Malformed TOML, an unknown key (with the nearest known one), a missing key, a value out of range:
+    /// each with key, line and remedy.
+    pub fn parse(text: &str) -> Result<Document, DocumentError> {
+        parse::parse(text)
+    }
+
+    /// `train`, `evaluate` or `serve`.
+    pub fn kind(&self) -> &'static str {
+        match self.workload {
+            Workload::Train(_) => "train",
+            Workload::Evaluate(_) => "evaluate",
+            Workload::Serve(_) => "serve",
+        }
+    }
+
+    /// The model that the job works on.
+    pub fn model(&self) -> &Model {
+        match &self.workload {
+            Workload::Train(train) => &train.model,
+            Workload::Evaluate(evaluate) => &evaluate.model,
+            Workload::Serve(serve) => &serve.model,
+        }
+    }
+}
