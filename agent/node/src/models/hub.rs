@@ -1,0 +1,245 @@
+//! Model hubs: list the files of a revision, fetch those that an encoder needs, rename the whole into place.
+//!
+//! ```text
+//! <cache>/models/<host>/<owner>--<name>/
+//!   refs/<revision>          the commit that the revision named when last asked
+//!   <commit>.partial/        files arriving; *.incomplete continue where they stopped
+//!   <commit>/                complete: only ever made by renaming the .partial folder
+//! ```
+//!
+//! When the hub cannot be reached, a complete folder of the asked revision is used as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use motley_scheduler_core::id::ContentHash;
+use serde::Deserialize;
+
+use super::download::{Client, RemoteFile};
+use super::{ModelError, Progress, component, io};
+
+/// Which hub's API is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    HuggingFace,
+    ModelScope,
+}
+
+/// One hub with its access token.
+pub(super) struct Hub {
+    api: Api,
+    endpoint: String,
+    client: Client,
+}
+
+struct Listing {
+    commit: String,
+    files: Vec<Listed>,
+}
+
+struct Listed {
+    path: String,
+    size: Option<u64>,
+    sha256: Option<ContentHash>,
+}
+
+#[derive(Deserialize)]
+struct HuggingFaceModel {
+    sha: String,
+    siblings: Vec<HuggingFaceFile>,
+}
+
+#[derive(Deserialize)]
+struct HuggingFaceFile {
+    rfilename: String,
+    size: Option<u64>,
+    lfs: Option<HuggingFaceLfs>,
+}
+
+#[derive(Deserialize)]
+struct HuggingFaceLfs {
+    sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ModelScopeAnswer {
+    #[serde(rename = "Data")]
+    data: ModelScopeData,
+}
+
+#[derive(Deserialize)]
+struct ModelScopeData {
+    #[serde(rename = "Files")]
+    files: Vec<ModelScopeFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ModelScopeFile {
+    path: String,
+    size: Option<u64>,
+    sha256: Option<String>,
+    #[serde(rename = "Type")]
+    kind: Option<String>,
+}
+
+impl Hub {
+    pub(super) fn new(api: Api, endpoint: &str, token: Option<String>) -> Self {
+        Hub { api, endpoint: endpoint.trim_end_matches('/').to_owned(), client: Client::new(token) }
+    }
+
+    fn host(&self) -> String {
+        let rest = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
+        rest.split('/').next().unwrap_or(rest).to_owned()
+    }
+
+    fn listing(&self, id: &str, revision: &str) -> Result<Listing, ModelError> {
+        let host = self.host();
+        let url = match self.api {
+            Api::HuggingFace => format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.endpoint),
+            Api::ModelScope => {
+                format!("{}/api/v1/models/{id}/repo/files?Revision={revision}&Recursive=true", self.endpoint)
+            }
+        };
+        let text = self.client.text(&url, &host, id, revision)?;
+        let unreadable = |error: serde_json::Error| ModelError::Listing {
+            host: host.clone(),
+            id: id.to_owned(),
+            message: error.to_string(),
+        };
+        match self.api {
+            Api::HuggingFace => serde_json::from_str(&text).map(from_hugging_face).map_err(unreadable),
+            Api::ModelScope => serde_json::from_str(&text)
+                .map(|answer| from_modelscope(answer, revision))
+                .map_err(unreadable),
+        }
+    }
+
+    fn file_url(&self, id: &str, commit: &str, path: &str) -> String {
+        match self.api {
+            Api::HuggingFace => format!("{}/{id}/resolve/{commit}/{path}", self.endpoint),
+            Api::ModelScope => {
+                format!("{}/api/v1/models/{id}/repo?Revision={commit}&FilePath={path}", self.endpoint)
+            }
+        }
+    }
+}
+
+fn from_hugging_face(model: HuggingFaceModel) -> Listing {
+    let file = |file: HuggingFaceFile| Listed {
+        sha256: file.lfs.and_then(|lfs| lfs.sha256).and_then(|text| text.parse().ok()),
+        path: file.rfilename,
+        size: file.size,
+    };
+    Listing { commit: model.sha, files: model.siblings.into_iter().map(file).collect() }
+}
+
+fn from_modelscope(answer: ModelScopeAnswer, revision: &str) -> Listing {
+    let is_file = |file: &ModelScopeFile| file.kind.as_deref() != Some("tree");
+    let file = |file: ModelScopeFile| Listed {
+        sha256: file.sha256.and_then(|text| text.parse().ok()),
+        path: file.path,
+        size: file.size,
+    };
+    let files = answer.data.files.into_iter().filter(is_file).map(file).collect();
+    Listing { commit: revision.to_owned(), files }
+}
+
+/// Whether an encoder needs the file; everything else (other frameworks' weights, pictures) stays where it is.
+fn is_needed(path: &str) -> bool {
+    let is_config =
+        !path.contains('/') && (path.ends_with(".json") || path == "vocab.txt" || path == "README.md");
+    let is_module = path.split_once('/').is_some_and(|(folder, file)| {
+        folder.starts_with(|c: char| c.is_ascii_digit())
+            && (file == "config.json" || file == "model.safetensors")
+    });
+    let is_weights =
+        !path.contains('/') && (path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json"));
+    let is_safe = !path.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+    is_safe && (is_config || is_module || is_weights)
+}
+
+/// Fetches the files of `id` at `revision` and returns their folder.
+///
+/// # Errors
+/// The hub cannot be reached (and nothing complete is cached), refuses, or sends something else than it listed.
+pub(super) fn fetch(
+    hub: &Hub,
+    id: &str,
+    revision: Option<&str>,
+    cache: &Path,
+    progress: Progress<'_>,
+) -> Result<PathBuf, ModelError> {
+    let revision = revision.unwrap_or(match hub.api {
+        Api::HuggingFace => "main",
+        Api::ModelScope => "master",
+    });
+    let base = cache.join("models").join(component(&hub.host())).join(component(id));
+    let reference = base.join("refs").join(component(revision));
+    let listing = match hub.listing(id, revision) {
+        Ok(listing) => listing,
+        Err(error @ ModelError::Unreachable { .. }) => return cached(&base, &reference).ok_or(error),
+        Err(error) => return Err(error),
+    };
+    let complete = base.join(component(&listing.commit));
+    // A branch of ModelScope has no commit in the listing, so its folder cannot be trusted to be current.
+    let is_immutable = hub.api == Api::HuggingFace;
+    if !(is_immutable && complete.is_dir()) {
+        fs::create_dir_all(&base).map_err(io(&base))?;
+        let lock_path = base.join("lock");
+        let lock = fs::File::create(&lock_path).map_err(io(&lock_path))?;
+        lock.lock().map_err(io(&lock_path))?;
+        if !(is_immutable && complete.is_dir()) {
+            fetch_files(hub, id, &listing, &complete, progress)?;
+        }
+    }
+    write_reference(&reference, &listing.commit)?;
+    Ok(complete)
+}
+
+fn cached(base: &Path, reference: &Path) -> Option<PathBuf> {
+    let commit = fs::read_to_string(reference).ok()?;
+    let folder = base.join(component(commit.trim()));
+    folder.is_dir().then_some(folder)
+}
+
+fn write_reference(reference: &Path, commit: &str) -> Result<(), ModelError> {
+    let folder = reference.parent().unwrap_or(reference);
+    fs::create_dir_all(folder).map_err(io(folder))?;
+    let temporary = reference.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&temporary, commit).map_err(io(&temporary))?;
+    fs::rename(&temporary, reference).map_err(io(reference))
+}
+
+fn fetch_files(
+    hub: &Hub,
+    id: &str,
+    listing: &Listing,
+    complete: &Path,
+    progress: Progress<'_>,
+) -> Result<(), ModelError> {
+    let partial = complete.with_extension("partial");
+    let needed: Vec<&Listed> = listing.files.iter().filter(|file| is_needed(&file.path)).collect();
+    for file in needed {
+        let remote = RemoteFile {
+            url: hub.file_url(id, &listing.commit, &file.path),
+            host: hub.host(),
+            id,
+            name: &file.path,
+            size: file.size,
+            sha256: file.sha256,
+        };
+        hub.client.fetch(&remote, &partial.join(&file.path), progress)?;
+    }
+    if !partial.is_dir() {
+        return Err(ModelError::Incomplete {
+            folder: PathBuf::from(id),
+            missing: "config.json, tokenizer.json and *.safetensors".into(),
+            hint: "name a model that is stored as safetensors",
+        });
+    }
+    if complete.is_dir() {
+        fs::remove_dir_all(complete).map_err(io(complete))?;
+    }
+    fs::rename(&partial, complete).map_err(io(complete))
+}

