@@ -178,35 +178,13 @@ fn encode_error(error: tokenizers::Error) -> TextError {
     TextError::Encode { message: error.to_string() }
 }
 
+/// A tokenizer small enough to know by heart, for tests of what stands on tokenizers.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
-
-    const VOCABULARY: usize = 30522;
-
-    fn settings(max_length: usize) -> TextSettings {
-        TextSettings {
-            max_length,
-            positions: 512,
-            lower_case: false,
-            prompts: BTreeMap::new(),
-            default_prompt: None,
-        }
-    }
-
-    /// tokenizer.json of the test model; absent where `MOTLEY_TEST_MODEL` names none.
-    fn model_file() -> Option<Vec<u8>> {
-        let Some(folder) = std::env::var_os("MOTLEY_TEST_MODEL") else {
-            eprintln!("skipped: MOTLEY_TEST_MODEL names no model folder");
-            return None;
-        };
-        Some(std::fs::read(PathBuf::from(folder).join("tokenizer.json")).unwrap())
-    }
 
     /// A word-piece tokenizer with a handful of words, stored with padding and truncation.
-    fn small_file() -> Vec<u8> {
+    pub(crate) fn small_file() -> Vec<u8> {
         let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "query", ":"];
         let vocabulary: serde_json::Map<_, _> =
             words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
@@ -228,6 +206,34 @@ mod tests {
         })
         .to_string()
         .into_bytes()
+    }
+
+    /// Ids: `[CLS]` 2, `[SEP]` 3, `a` 4, `b` 5, `c` 6; nine in all.
+    pub(crate) fn small_tokenizer(max_length: usize) -> TextTokenizer {
+        TextTokenizer::new(&small_file(), small_settings(max_length), 9).expect("a well-formed file")
+    }
+
+    pub(crate) fn small_settings(max_length: usize) -> TextSettings {
+        let prompts = std::collections::BTreeMap::new();
+        TextSettings { max_length, positions: 512, lower_case: false, prompts, default_prompt: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{small_file, small_settings as settings};
+    use super::*;
+    use std::path::PathBuf;
+
+    const VOCABULARY: usize = 30522;
+
+    /// tokenizer.json of the test model; absent where `MOTLEY_TEST_MODEL` names none.
+    fn model_file() -> Option<Vec<u8>> {
+        let Some(folder) = std::env::var_os("MOTLEY_TEST_MODEL") else {
+            eprintln!("skipped: MOTLEY_TEST_MODEL names no model folder");
+            return None;
+        };
+        Some(std::fs::read(PathBuf::from(folder).join("tokenizer.json")).unwrap())
     }
 
     #[test]

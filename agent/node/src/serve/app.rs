@@ -1,0 +1,297 @@
+//! Routes and handlers: what each path answers, and what every path has in common.
+//!
+//! Every request passes one layer that gives it an id, counts it while it is in flight, refuses it while the server
+//! drains or loads, checks its key, and measures it. `/health`, `/ready` and `/metrics` are open to all.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::api::{self, EmbeddingRequest, RequestLimits, VectorForm};
+use super::engine::Engine;
+use super::error::ApiError;
+use super::keys::Keys;
+use super::metrics::{CONTENT_TYPE, Metrics};
+use crate::text::TextTokenizer;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRUNCATED_INPUTS: HeaderName = HeaderName::from_static("x-truncated-inputs");
+const MODEL_REVISION: HeaderName = HeaderName::from_static("x-model-revision");
+
+/// Longest request id taken over from a client.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Clients that ask while the model loads come back after this.
+const LOADING_RETRY_MS: u64 = 1000;
+
+/// Clients that meet a server about to end come back after this, and find another one or its successor.
+const DRAINING_RETRY_MS: u64 = 1000;
+
+/// The server's state, shared by all connections.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) limits: RequestLimits,
+    pub(crate) body_max: u64,
+    pub(crate) keys: Keys,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Set once the model is loaded and warm.
+    pub(crate) model: OnceLock<ServedModel>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) in_flight: AtomicUsize,
+    request_ids: RequestIds,
+    created: u64,
+}
+
+/// What answers.
+#[derive(Debug)]
+pub(crate) struct ServedModel {
+    pub(crate) tokenizer: Arc<TextTokenizer>,
+    pub(crate) engine: Engine,
+    /// Values of a vector.
+    pub(crate) hidden: usize,
+    /// Put before every input; may be empty.
+    pub(crate) prompt: String,
+    /// SHA-256 of weights and adapter together, for `x-model-revision`.
+    pub(crate) revision: String,
+    /// The base model's source, where an adapter is served.
+    pub(crate) parent: Option<String>,
+}
+
+/// Ids that no other server gives: a per-process secret and a counter, hashed.
+#[derive(Debug)]
+struct RequestIds {
+    seed: [u8; 32],
+    next: AtomicU64,
+}
+
+impl App {
+    pub(crate) fn new(name: String, limits: RequestLimits, body_max: u64, keys: Keys) -> App {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seed = Sha256::digest(format!("{} {} {name}", since_epoch.as_nanos(), std::process::id())).into();
+        App {
+            metrics: Arc::new(Metrics::new(&name)),
+            name,
+            limits,
+            body_max,
+            keys,
+            model: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            request_ids: RequestIds { seed, next: AtomicU64::new(0) },
+            created: since_epoch.as_secs(),
+        }
+    }
+
+    /// Loaded, warm, not ending, and with room in the queue.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::SeqCst)
+            && self.model.get().is_some_and(|model| model.engine.is_alive() && model.engine.has_room())
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.model.get().is_none_or(|model| model.engine.is_alive())
+    }
+}
+
+impl RequestIds {
+    fn next(&self) -> HeaderValue {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let hash = Sha256::new().chain_update(self.seed).chain_update(number.to_le_bytes()).finalize();
+        let digits: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        HeaderValue::try_from(format!("req_{digits}")).expect("hexadecimal digits are a header value")
+    }
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let body_max = usize::try_from(app.body_max).unwrap_or(usize::MAX);
+    Router::new()
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(async |method: Method, uri: Uri| ApiError::unknown_path(method.as_str(), uri.path()))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            ApiError::wrong_method(method.as_str(), uri.path())
+        })
+        .layer(DefaultBodyLimit::max(body_max))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), around))
+        .with_state(app)
+}
+
+/// Counts a request for as long as it exists, however it ends.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What every request has in common.
+async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    app.in_flight.fetch_add(1, Ordering::SeqCst);
+    let _in_flight = InFlight(&app.in_flight);
+    let id = request.headers().get(REQUEST_ID).filter(|id| id.len() <= REQUEST_ID_MAX && !id.is_empty());
+    let id = id.cloned().unwrap_or_else(|| app.request_ids.next());
+    let is_embedding = request.uri().path() == "/v1/embeddings";
+    let mut response = match admit(&app, &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    response.headers_mut().insert(REQUEST_ID, id);
+    if is_embedding {
+        app.metrics.answered(response.status().as_u16(), began.elapsed());
+    }
+    response
+}
+
+fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
+    if !request.uri().path().starts_with("/v1/") {
+        return Ok(());
+    }
+    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if !app.keys.admit(authorization) {
+        let message = match authorization {
+            None => "You didn't provide an API key. Send it in an Authorization header: Bearer KEY.",
+            Some(_) => "Incorrect API key provided.",
+        };
+        return Err(ApiError::unauthorized(message));
+    }
+    if app.draining.load(Ordering::SeqCst) {
+        return Err(ApiError::unavailable("draining", DRAINING_RETRY_MS));
+    }
+    Ok(())
+}
+
+async fn embeddings(
+    State(app): State<Arc<App>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.body_max),
+        _ => ApiError::malformed(format!("The request body could not be read: {rejection}.")),
+    })?;
+    let model = app.model.get().ok_or_else(|| ApiError::unavailable("loading", LOADING_RETRY_MS))?;
+    // Parsing and tokenizing take milliseconds to seconds: not on the threads that hold the connections.
+    let prepared = on_blocking_thread(&app, move |app, model| prepare(app, model, &body)).await??;
+    let Prepared { request, texts, tokens, truncated } = prepared;
+    let count = texts.len();
+    let receiver = model.engine.submit(texts).map_err(ApiError::overloaded)?;
+    let vectors = match receiver.await {
+        Ok(Ok(vectors)) => vectors,
+        Ok(Err(message)) => {
+            tracing::error!(message, "batch failed");
+            return Err(ApiError::internal(message));
+        }
+        Err(_) => return Err(ApiError::internal("the compute thread has ended")),
+    };
+    app.metrics.inputs.inc_by(count as u64);
+    app.metrics.tokens.inc_by(tokens as u64);
+    app.metrics.truncated_inputs.inc_by(truncated as u64);
+    let name = app.name.clone();
+    let form =
+        VectorForm { hidden: model.hidden, dimensions: request.dimensions, encoding: request.encoding };
+    let answer = tokio::task::spawn_blocking(move || api::answer(&vectors, form, &name, tokens));
+    let answer = answer.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
+    response.headers_mut().insert(TRUNCATED_INPUTS, HeaderValue::from(truncated));
+    if let Ok(revision) = HeaderValue::try_from(&model.revision) {
+        response.headers_mut().insert(MODEL_REVISION, revision);
+    }
+    Ok(response)
+}
+
+/// A request that the engine can take.
+struct Prepared {
+    request: EmbeddingRequest,
+    texts: Vec<motley_ops::TokenizedText>,
+    tokens: usize,
+    truncated: usize,
+}
+
+fn prepare(app: &App, model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
+    let request = EmbeddingRequest::parse(body)?;
+    if request.model != app.name {
+        return Err(ApiError::unknown_model(&request.model, &app.name));
+    }
+    if let Some(dimensions) = request.dimensions.filter(|dimensions| *dimensions > model.hidden) {
+        let message = format!(
+            "'$.dimensions' is invalid: {dimensions} is more than the {} of this model.",
+            model.hidden
+        );
+        return Err(ApiError::invalid("dimensions", message));
+    }
+    let encoded = api::tokenize(&request.input, &model.tokenizer, &model.prompt, app.limits)?;
+    let truncated = encoded.iter().filter(|encoded| encoded.is_truncated()).count();
+    let texts: Vec<_> = encoded.into_iter().map(|encoded| encoded.text).collect();
+    let tokens = texts.iter().map(|text| text.ids.len()).sum();
+    Ok(Prepared { request, texts, tokens, truncated })
+}
+
+async fn on_blocking_thread<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App, &ServedModel) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let app = Arc::clone(app);
+    let task = tokio::task::spawn_blocking(move || app.model.get().map(|model| work(&app, model)));
+    let result = task.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    result.ok_or_else(|| ApiError::unavailable("loading", LOADING_RETRY_MS))
+}
+
+fn model_entry(app: &App) -> Value {
+    let parent = app.model.get().and_then(|model| model.parent.clone());
+    json!({"id": app.name, "object": "model", "created": app.created, "owned_by": "motley", "parent": parent})
+}
+
+async fn models(State(app): State<Arc<App>>) -> Response {
+    axum::Json(json!({"object": "list", "data": [model_entry(&app)]})).into_response()
+}
+
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    if name != app.name {
+        return Err(ApiError::unknown_model(&name, &app.name));
+    }
+    Ok(axum::Json(model_entry(&app)).into_response())
+}
+
+/// Alive: the compute thread runs and does not hang.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    let healthy = app.is_healthy();
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(json!({"status": if healthy { "ok" } else { "failed" }}))).into_response()
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let state = if app.draining.load(Ordering::SeqCst) {
+        "draining"
+    } else if app.model.get().is_none() {
+        "loading"
+    } else if app.is_ready() {
+        "ready"
+    } else {
+        "overloaded"
+    };
+    let status = if state == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(json!({"status": state}))).into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    app.metrics.ready.set(i64::from(app.is_ready()));
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.metrics.page()).into_response()
+}
