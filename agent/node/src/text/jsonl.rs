@@ -123,11 +123,7 @@ impl Rows {
             if line.trim().is_empty() {
                 continue;
             }
-            return match serde_json::from_str::<Value>(line) {
-                Ok(Value::Object(fields)) => Ok(Some(Row { place, fields })),
-                Ok(other) => Err(DataError::NotJson { place, message: format!("it is {}", kind(&other)) }),
-                Err(error) => Err(DataError::NotJson { place, message: error.to_string() }),
-            };
+            return Row::parse(place, line).map(Some);
         }
         Ok(None)
     }
@@ -141,6 +137,16 @@ pub struct Row {
 }
 
 impl Row {
+    /// # Errors
+    /// The line is no JSON object.
+    pub fn parse(place: Place, line: &str) -> Result<Row, DataError> {
+        match serde_json::from_str::<Value>(line) {
+            Ok(Value::Object(fields)) => Ok(Row { place, fields }),
+            Ok(other) => Err(DataError::NotJson { place, message: format!("it is {}", kind(&other)) }),
+            Err(error) => Err(DataError::NotJson { place, message: error.to_string() }),
+        }
+    }
+
     pub fn has(&self, field: &str) -> bool {
         self.fields.contains_key(field)
     }

@@ -1,0 +1,5 @@
+//! (being built)
+mod disk;
+mod order;
+mod rows;
+mod tensorboard;
