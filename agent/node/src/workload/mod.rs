@@ -2,4 +2,6 @@
 mod disk;
 mod order;
 mod rows;
+mod score;
+mod tasks;
 mod tensorboard;
