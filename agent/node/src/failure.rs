@@ -1,0 +1,103 @@
+//! The one place where every error of a workload becomes a reason of the closed list.
+//!
+//! The matches name every variant: a new kind of error does not compile before somebody has decided whether trying
+//! again elsewhere can help.
+
+use motley_scheduler_core::failure::FailureReason;
+
+use crate::models::ModelError;
+use crate::serve::ServeError;
+use crate::text::{DataError, TextError};
+
+/// Longest message of an end report, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Why an attempt failed, and in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: FailureReason,
+    /// At most [`MESSAGE_BYTES_MAX`].
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(reason: FailureReason, message: impl std::fmt::Display) -> Self {
+        let mut message = message.to_string();
+        if message.len() > MESSAGE_BYTES_MAX {
+            let end = (0..=MESSAGE_BYTES_MAX - 4).rev().find(|&end| message.is_char_boundary(end));
+            message.truncate(end.unwrap_or(0));
+            message.push_str(" ...");
+        }
+        Failure { reason, message }
+    }
+}
+
+/// Reasons of the model store: what is not there at this minute may be there at the next.
+pub fn model_reason(error: &ModelError) -> FailureReason {
+    match error {
+        ModelError::Unreachable { .. }
+        | ModelError::Answer { .. }
+        | ModelError::Listing { .. }
+        | ModelError::Broken { .. }
+        | ModelError::Pip { .. }
+        | ModelError::Disk { .. }
+        | ModelError::NoSource { .. } => FailureReason::Infra,
+        ModelError::NotFound { .. }
+        | ModelError::Denied { .. }
+        | ModelError::WrongHash { .. }
+        | ModelError::NoFolder { .. }
+        | ModelError::Incomplete { .. }
+        | ModelError::Damaged { .. } => FailureReason::UserError,
+    }
+}
+
+/// Reasons of tokenizers, prompts and lengths.
+pub fn text_reason(error: &TextError) -> FailureReason {
+    match error {
+        TextError::Unreadable { .. }
+        | TextError::Mismatch { .. }
+        | TextError::MaxLength { .. }
+        | TextError::UnknownPrompt { .. } => FailureReason::UserError,
+        TextError::Encode { .. } => FailureReason::DataError,
+    }
+}
+
+/// Reasons of data files.
+pub fn data_reason(error: &DataError) -> FailureReason {
+    match error {
+        DataError::Read { .. } => FailureReason::Infra,
+        DataError::Open { .. }
+        | DataError::NotUtf8 { .. }
+        | DataError::LineTooLong { .. }
+        | DataError::NotJson { .. }
+        | DataError::MissingField { .. }
+        | DataError::WrongType { .. }
+        | DataError::EmptyText { .. }
+        | DataError::Unusable { .. }
+        | DataError::NoRows { .. } => FailureReason::DataError,
+    }
+}
+
+/// Reasons of the HTTP interface.
+pub fn serve_reason(error: &ServeError) -> FailureReason {
+    match error {
+        ServeError::PortInUse { .. } | ServeError::Bind { .. } | ServeError::Keys { .. } => {
+            FailureReason::UserError
+        }
+        ServeError::Socket(_) => FailureReason::Infra,
+        ServeError::ComputeThread => FailureReason::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let failure = Failure::new(FailureReason::Internal, "é".repeat(5000));
+        assert!(failure.message.len() <= MESSAGE_BYTES_MAX);
+        assert!(failure.message.ends_with("é ..."));
+        assert_eq!(Failure::new(FailureReason::Infra, "short").message, "short");
+    }
+}
