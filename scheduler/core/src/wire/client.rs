@@ -78,6 +78,24 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
+impl Refusal {
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Refusal {
+        Refusal { kind, message: message.into(), hint: None }
+    }
+
+    pub fn with_hint(self, hint: impl Into<String>) -> Refusal {
+        Refusal { hint: Some(hint.into()), ..self }
+    }
+
+    /// From the text of an error, whose remedy stands behind `hint:` on a line of its own.
+    pub fn from_text(kind: RefusalKind, text: &str) -> Refusal {
+        match text.split_once("\nhint: ") {
+            Some((message, hint)) => Refusal::new(kind, message).with_hint(hint),
+            None => Refusal::new(kind, text),
+        }
+    }
+}
+
 /// Each with its exit code of `ctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefusalKind {
