@@ -1,1 +1,52 @@
-//! (being built)
+//! What is computed: every kernel as data, with its specification and its fast path on the CPU.
+//!
+//! Each folder holds one kernel: `mod.rs` (formula, arguments, entries), `reference.rs` (the specification: plain
+//! loops, never optimised) and `cpu.rs` (the fast path). CUDA and WGSL sources stand beside them as they come.
+//! Nothing here allocates device memory, starts a thread or knows a model.
+
+pub mod adamw;
+pub mod attention;
+#[cfg(test)]
+mod check;
+pub mod cosent;
+pub mod cosine_pairs;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod elementwise;
+pub mod embed;
+pub mod gelu;
+pub mod kernel;
+pub mod layer_norm;
+pub mod lora;
+pub mod nf4;
+pub mod normalize;
+pub mod pool;
+pub mod real;
+pub mod simd;
+pub mod squared_error;
+pub mod sum_squares;
+pub mod workers;
+
+pub use kernel::{Access, Arguments, Binding, Call, Dtype, Entry, Kernel, Slice};
+pub use real::Real;
+pub use workers::Workers;
+
+/// Every kernel, sorted by name.
+pub const ALL: &[&Kernel] = &[
+    &adamw::KERNEL,
+    &attention::KERNEL,
+    &cosent::KERNEL,
+    &cosine_pairs::KERNEL,
+    &cross_entropy::KERNEL,
+    &dropout::KERNEL,
+    &elementwise::KERNEL,
+    &embed::KERNEL,
+    &gelu::KERNEL,
+    &layer_norm::KERNEL,
+    &lora::KERNEL,
+    &nf4::KERNEL,
+    &normalize::KERNEL,
+    &pool::KERNEL,
+    &squared_error::KERNEL,
+    &sum_squares::KERNEL,
+];

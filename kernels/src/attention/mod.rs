@@ -1,0 +1,163 @@
+//! Softmax attention within each text of a packed batch.
+//!
+//! s = scale·q·kᵀ (−∞ above the diagonal if causal),  p = softmax(s),  out = p·v,  ℓ = log Σ exp(s)
+//! dv = pᵀ·do,  dp = do·vᵀ,  ds = p∘(dp − Σ_d do∘out),  dq = scale·ds·k,  dk = scale·dsᵀ·q
+//!
+//! q, k, v are columns of one buffer [tokens, stride]: heads·head_dim columns of q at `query`, kv_heads·head_dim of
+//! k at `key` and of v at `value`. Memory grows linearly with the length of a text: no score matrix is kept.
+//!
+//! Source: Vaswani et al. 2017; the backward through ℓ is that of FlashAttention (Dao et al. 2022, appendix B).
+
+mod cpu;
+pub mod reference;
+
+use crate::{Arguments, Binding, Entry, Kernel};
+
+/// Scalars of both entries.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Args {
+    pub tokens: u32,
+    pub texts: u32,
+    pub heads: u32,
+    /// `heads` must be a multiple.
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    /// Columns of a row of the buffer that holds q, k and v.
+    pub stride: u32,
+    pub query: u32,
+    pub key: u32,
+    pub value: u32,
+    pub scale: f32,
+    /// 1: a token sees itself and what stands before it.
+    pub causal: u32,
+    /// Dropout of p; 0 is none. The key is that of `dropout`, with the position of the key token as feature.
+    pub dropout: f32,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    pub step: u32,
+    pub site: u32,
+}
+
+impl Arguments for Args {}
+
+/// `qkv` [tokens, stride]; `cumulative_lengths` u32 [texts + 1]; `rows` u32 [tokens, 2] as for `dropout`;
+/// `out` [tokens, heads·head_dim]; `log_sum_exp` [tokens, heads].
+pub static FORWARD: Entry = Entry {
+    name: "attention.forward",
+    bindings: &[
+        Binding::read("qkv"),
+        Binding::read_u32("cumulative_lengths"),
+        Binding::read_u32("rows"),
+        Binding::write("out"),
+        Binding::write("log_sum_exp"),
+    ],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::forward,
+};
+
+/// `dqkv` [tokens, stride] gets dq, dk and dv in the places of q, k and v.
+pub static BACKWARD: Entry = Entry {
+    name: "attention.backward",
+    bindings: &[
+        Binding::read("dout"),
+        Binding::read("qkv"),
+        Binding::read("out"),
+        Binding::read("log_sum_exp"),
+        Binding::read_u32("cumulative_lengths"),
+        Binding::read_u32("rows"),
+        Binding::write("dqkv"),
+    ],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::backward,
+};
+
+pub static KERNEL: Kernel = Kernel { name: "attention", entries: &[&FORWARD, &BACKWARD] };
+
+#[cfg(test)]
+mod tests {
+    use crate::check::{Buffers, assert_close, assert_gradient, random, wide};
+
+    use super::*;
+
+    fn args(lengths: &[u32], heads: u32, kv_heads: u32, head_dim: u32, causal: u32, dropout: f32) -> Args {
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        Args {
+            tokens: *lengths.last().unwrap(),
+            texts: lengths.len() as u32 - 1,
+            heads,
+            kv_heads,
+            head_dim,
+            stride: q + 2 * kv,
+            query: 0,
+            key: q,
+            value: q + kv,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            causal,
+            dropout,
+            seed_low: 5,
+            seed_high: 6,
+            step: 7,
+            site: 8,
+        }
+    }
+
+    fn rows(tokens: u32) -> Vec<u32> {
+        (0..tokens).flat_map(|t| [t / 3, t % 3]).collect()
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_specification() {
+        let lengths = [0, 3, 3, 7];
+        for (causal, dropout) in [(0, 0.0), (1, 0.0), (0, 0.4)] {
+            let args = args(&lengths, 2, 1, 3, causal, dropout);
+            let x = wide(&random(7 * args.stride as usize, 1));
+            let dout = wide(&random(7 * 6, 2));
+            let rows = rows(7);
+            let saved = reference::forward(&x, &lengths, &rows, &args);
+            let dx = reference::backward(&dout, &x, &saved, &lengths, &rows, &args);
+            assert_gradient(&x, &dout, &dx, |x| reference::forward(x, &lengths, &rows, &args).out);
+        }
+    }
+
+    #[test]
+    fn fast_path_agrees_with_the_specification() {
+        let shapes: [(&[u32], u32, u32, u32, u32, f32); 7] = [
+            (&[0], 1, 1, 4, 0, 0.0),
+            (&[0, 1], 1, 1, 1, 0, 0.0),
+            (&[0, 0, 14, 15, 31], 12, 12, 32, 0, 0.0),
+            (&[0, 5, 40], 4, 2, 64, 1, 0.0),
+            (&[0, 130], 2, 2, 32, 0, 0.0),
+            (&[0, 33, 50], 2, 1, 24, 1, 0.3),
+            (&[0, 20], 1, 1, 128, 0, 0.1),
+        ];
+        for (lengths, heads, kv_heads, head_dim, causal, dropout) in shapes {
+            let args = args(lengths, heads, kv_heads, head_dim, causal, dropout);
+            let (tokens, stride) = (args.tokens as usize, args.stride as usize);
+            let hidden = (heads * head_dim) as usize;
+            let (x, dout) = (random(tokens * stride, 3), random(tokens * hidden, 4));
+            let rows = rows(args.tokens);
+            let got = Buffers::new().f32(&x).u32(lengths).u32(&rows);
+            let got = got.output(tokens * hidden).output(tokens * heads as usize).run(&FORWARD, args);
+            let wanted = reference::forward(&wide(&x), lengths, &rows, &args);
+            assert_close(&got[0], &wanted.out, 2e-6);
+            assert_close(&got[1], &wanted.log_sum_exp, 2e-6);
+            let dx = Buffers::new().f32(&dout).f32(&x).f32(&got[0]).f32(&got[1]).u32(lengths).u32(&rows);
+            let dx = dx.output(tokens * stride).run(&BACKWARD, args);
+            let wanted = reference::backward(&wide(&dout), &wide(&x), &wanted, lengths, &rows, &args);
+            assert_close(&dx[0], &wanted, 5e-6);
+        }
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow_and_nan_stays_visible() {
+        let args = args(&[0, 3], 1, 1, 2, 0, 0.0);
+        let mut x = vec![200.0f32; 18];
+        let run = |x: &[f32]| {
+            Buffers::new().f32(x).u32(&[0, 3]).u32(&rows(3)).output(6).output(3).run(&FORWARD, args)
+        };
+        assert!(run(&x)[0].iter().all(|v| (v - 200.0).abs() < 1e-3));
+        x[0] = f32::NAN;
+        assert!(run(&x)[0][0].is_nan());
+    }
+}

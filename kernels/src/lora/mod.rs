@@ -1,0 +1,117 @@
+//! The three skinny products of a low-rank adapter. m is A [rank, in] or Bᵀ [rank, out]: both have `rank` rows, so
+//! forward and backward of both factors need only these.
+//!
+//! dot:     h[t, r]  = Σ_n x[t, n]·m[r, n]                    h = x·Aᵀ;    dh = dy·B
+//! expand:  y[t, n] += scale·Σ_r h[t, r]·m[r, n]              y += s·h·Bᵀ;  dx += s·dh·A
+//! outer:   g[r, n] += scale·Σ_t h[t, r]·x[t, n]              dA += s·dhᵀ·x; dBᵀ += s·hᵀ·dy
+//!
+//! Source: Hu et al. 2021 (LoRA); s = alpha/rank, or alpha/√rank (rsLoRA, Kalajdzievski 2023).
+
+mod cpu;
+pub mod reference;
+
+use crate::{Arguments, Binding, Entry, Kernel};
+
+/// Scalars of all entries. Rows of `x` and `y` may be parts of wider rows.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Args {
+    pub rows: u32,
+    pub rank: u32,
+    pub width: u32,
+    /// Elements from one row of `x` or `y` to the next.
+    pub stride: u32,
+    /// Elements before the first row of `x` or `y`.
+    pub offset: u32,
+    pub scale: f32,
+}
+
+impl Arguments for Args {}
+
+/// `x` [rows, width] (strided), `m` [rank, width], `h` [rows, rank].
+pub static DOT: Entry = Entry {
+    name: "lora.dot",
+    bindings: &[Binding::read("x"), Binding::read("m"), Binding::write("h")],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::dot,
+};
+
+/// `h` [rows, rank], `m` [rank, width], `y` [rows, width] (strided).
+pub static EXPAND: Entry = Entry {
+    name: "lora.expand",
+    bindings: &[Binding::read("h"), Binding::read("m"), Binding::update("y")],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::expand,
+};
+
+/// `h` [rows, rank], `x` [rows, width] (strided), `g` [rank, width].
+pub static OUTER: Entry = Entry {
+    name: "lora.outer",
+    bindings: &[Binding::read("h"), Binding::read("x"), Binding::update("g")],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::outer,
+};
+
+pub static KERNEL: Kernel = Kernel { name: "lora", entries: &[&DOT, &EXPAND, &OUTER] };
+
+#[cfg(test)]
+mod tests {
+    use crate::check::{Buffers, assert_close, assert_gradient, random, wide};
+
+    use super::*;
+
+    #[test]
+    fn the_three_products_are_each_others_gradients() {
+        let (x, m, dh) = (wide(&random(12, 1)), wide(&random(8, 2)), wide(&random(6, 3)));
+        // rows 3, width 4, rank 2
+        let dx = reference::expand(&dh, &m, (2, 4), 1.0);
+        assert_gradient(&x, &dh, &dx, |x| reference::dot(x, &m, (2, 4)));
+        let dm = reference::outer(&dh, &x, (2, 4), 1.0);
+        assert_gradient(&m, &dh, &dm, |m| reference::dot(&x, m, (2, 4)));
+    }
+
+    #[test]
+    fn fast_paths_agree_with_the_specification() {
+        for (rows, rank, width, gap) in
+            [(0, 2, 8, 0), (1, 1, 1, 0), (5, 8, 384, 3), (300, 9, 50, 0), (33, 16, 70, 7)]
+        {
+            let stride = width + gap;
+            let x = random(rows * stride + gap, 4);
+            let (m, h) = (random(rank * width, 5), random(rows * rank, 6));
+            let args = Args {
+                rows: rows as u32,
+                rank: rank as u32,
+                width: width as u32,
+                stride: stride as u32,
+                offset: gap as u32,
+                scale: 0.5,
+            };
+            let dense: Vec<f64> = (0..rows).flat_map(|t| wide(&x[gap + t * stride..][..width])).collect();
+            let got = Buffers::new().f32(&x).f32(&m).output(rows * rank).run(&DOT, args);
+            assert_close(&got[0], &reference::dot(&dense, &wide(&m), (rank, width)), 2e-6);
+            let got = Buffers::new().f32(&h).f32(&m).updated(&x).run(&EXPAND, args);
+            let added = reference::expand(&wide(&h), &wide(&m), (rank, width), 0.5);
+            for t in 0..rows {
+                let wanted: Vec<f64> =
+                    (0..width).map(|n| dense[t * width + n] + added[t * width + n]).collect();
+                assert_close(&got[0][gap + t * stride..][..width], &wanted, 2e-6);
+            }
+            let start = random(rank * width, 7);
+            let got = Buffers::new().f32(&h).f32(&x).updated(&start).run(&OUTER, args);
+            let sum = reference::outer(&wide(&h), &dense, (rank, width), 0.5);
+            let wanted: Vec<f64> = sum.iter().zip(&start).map(|(a, b)| a + f64::from(*b)).collect();
+            assert_close(&got[0], &wanted, 5e-6);
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_among_others() {
+        let (x, m) = (random(40 * 50, 8), random(8 * 50, 9));
+        let args = |rows| Args { rows, rank: 8, width: 50, stride: 50, offset: 0, scale: 1.0 };
+        let all = Buffers::new().f32(&x).f32(&m).output(40 * 8).run(&DOT, args(40));
+        for t in [0, 7, 39] {
+            let one = Buffers::new().f32(&x[t * 50..(t + 1) * 50]).f32(&m).output(8).run(&DOT, args(1));
+            assert_eq!(one[0], all[0][t * 8..(t + 1) * 8]);
+        }
+    }
+}

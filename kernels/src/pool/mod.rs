@@ -1,0 +1,113 @@
+//! One vector a text from the vectors of its tokens.
+//!
+//! mean: Σ x / n;  mean_sqrt_length: Σ x / √n;  weighted_mean: Σ i·x_i / Σ i (i from 1);  cls: x_1;
+//! last_token: x_n;  max: the largest of each feature. A text without tokens gives zeros.
+//!
+//! Source: sentence-transformers' `Pooling` module.
+
+mod cpu;
+pub mod reference;
+
+use crate::{Arguments, Binding, Entry, Kernel};
+
+/// How a text's tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    Mean = 0,
+    Cls = 1,
+    LastToken = 2,
+    Max = 3,
+    MeanSqrtLength = 4,
+    WeightedMean = 5,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] =
+        [Kind::Mean, Kind::Cls, Kind::LastToken, Kind::Max, Kind::MeanSqrtLength, Kind::WeightedMean];
+
+    /// Weight of token `index` of `length` in the sum; every kind but `Max` is a weighted sum.
+    pub(crate) fn weight(self, index: usize, length: usize) -> f64 {
+        let n = length as f64;
+        match self {
+            Kind::Mean => 1.0 / n,
+            Kind::Cls => f64::from(u8::from(index == 0)),
+            Kind::LastToken => f64::from(u8::from(index + 1 == length)),
+            Kind::Max => 0.0,
+            Kind::MeanSqrtLength => 1.0 / n.sqrt(),
+            Kind::WeightedMean => (index + 1) as f64 / (n * (n + 1.0) / 2.0),
+        }
+    }
+}
+
+/// Scalars of both entries.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Args {
+    pub texts: u32,
+    pub hidden: u32,
+    /// A [`Kind`].
+    pub kind: u32,
+}
+
+impl Arguments for Args {}
+
+/// `x` [tokens, hidden]; `cumulative_lengths` u32 [texts + 1]; `out` [texts, hidden].
+pub static FORWARD: Entry = Entry {
+    name: "pool.forward",
+    bindings: &[Binding::read("x"), Binding::read_u32("cumulative_lengths"), Binding::write("out")],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::forward,
+};
+
+/// `x` is what went into `forward` (used by `max` alone); `dx` [tokens, hidden].
+pub static BACKWARD: Entry = Entry {
+    name: "pool.backward",
+    bindings: &[
+        Binding::read("dout"),
+        Binding::read("x"),
+        Binding::read_u32("cumulative_lengths"),
+        Binding::write("dx"),
+    ],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::backward,
+};
+
+pub static KERNEL: Kernel = Kernel { name: "pool", entries: &[&FORWARD, &BACKWARD] };
+
+#[cfg(test)]
+mod tests {
+    use crate::check::{Buffers, assert_close, assert_gradient, random, wide};
+
+    use super::*;
+
+    const LENGTHS: [u32; 5] = [0, 3, 4, 4, 12];
+
+    #[test]
+    fn gradients_are_those_of_the_specification() {
+        let (x, dout) = (wide(&random(36, 1)), wide(&random(12, 2)));
+        for kind in Kind::ALL {
+            let dx = reference::backward(&dout, &x, &LENGTHS, 3, kind);
+            assert_gradient(&x, &dout, &dx, |x| reference::forward(x, &LENGTHS, 3, kind));
+        }
+    }
+
+    #[test]
+    fn fast_path_agrees_with_the_specification() {
+        for hidden in [1, 5, 384] {
+            let (x, dout) = (random(12 * hidden, 3), random(4 * hidden, 4));
+            for kind in Kind::ALL {
+                let args = Args { texts: 4, hidden: hidden as u32, kind: kind as u32 };
+                let got = Buffers::new().f32(&x).u32(&LENGTHS).output(4 * hidden).run(&FORWARD, args);
+                assert_close(&got[0], &reference::forward(&wide(&x), &LENGTHS, hidden, kind), 1e-6);
+                let dx =
+                    Buffers::new().f32(&dout).f32(&x).u32(&LENGTHS).output(12 * hidden).run(&BACKWARD, args);
+                assert_close(
+                    &dx[0],
+                    &reference::backward(&wide(&dout), &wide(&x), &LENGTHS, hidden, kind),
+                    1e-6,
+                );
+            }
+        }
+    }
+}

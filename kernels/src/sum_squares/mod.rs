@@ -1,0 +1,45 @@
+//! Sum of squares, for the gradient's norm.
+//!
+//! out = Σ x², in f64 by pieces of [`PIECE`] elements, added in order of index.
+
+mod cpu;
+
+use crate::{Arguments, Binding, Entry, Kernel};
+
+/// Elements whose squares are added first: the order of additions depends on this alone.
+pub const PIECE: usize = 4096;
+
+/// Scalars of `forward`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Args {
+    pub count: u32,
+}
+
+impl Arguments for Args {}
+
+/// `x` [count], `out` [1].
+pub static FORWARD: Entry = Entry {
+    name: "sum_squares.forward",
+    bindings: &[Binding::read("x"), Binding::write("out")],
+    argument_bytes: size_of::<Args>(),
+    cpu: cpu::forward,
+};
+
+pub static KERNEL: Kernel = Kernel { name: "sum_squares", entries: &[&FORWARD] };
+
+#[cfg(test)]
+mod tests {
+    use crate::check::{Buffers, assert_close, random, wide};
+
+    use super::*;
+
+    #[test]
+    fn squares_are_summed() {
+        for count in [0, 1, 4097, 50_000] {
+            let x = random(count, 1);
+            let got = Buffers::new().f32(&x).output(1).run(&FORWARD, Args { count: count as u32 });
+            assert_close(&got[0], &[wide(&x).iter().map(|v| v * v).sum()], 1e-7);
+        }
+    }
+}
