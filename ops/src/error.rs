@@ -1,0 +1,52 @@
+//! What can go wrong while a model is read, run or trained.
+
+use safetensors::SafeTensorError;
+
+/// An error of this crate; one variant for each thing a caller could do differently.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{file} is malformed: {problem}")]
+    Malformed { file: &'static str, problem: String },
+    #[error(
+        "model type {found} is not supported\nhint: supported are {supported}; choose a model of one of these"
+    )]
+    UnsupportedModel { found: String, supported: &'static str },
+    #[error("{file}: {setting} = {found} is not supported\nhint: supported is {supported}")]
+    UnsupportedSetting { file: &'static str, setting: String, found: String, supported: &'static str },
+    #[error("weight file is not safetensors: {0}")]
+    WeightFile(SafeTensorError),
+    #[error("weights have no tensor {name}\nhint: the weight file does not belong to this config.json")]
+    MissingTensor { name: String },
+    #[error("tensor {name} has shape {found:?}, {expected:?} is needed")]
+    TensorShape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("tensor {name} has dtype {found}, supported are F32, F16 and BF16")]
+    TensorDtype { name: String, found: String },
+    #[error("adapter target {target} matches no module\nhint: modules are {candidates}, or all-linear")]
+    UnknownTarget { target: String, candidates: String },
+    #[error("adapter {setting} is {found}, {expected} is needed")]
+    AdapterSetting { setting: &'static str, found: String, expected: &'static str },
+    #[error("adapter tensor {name} fits no linear layer of this model")]
+    AdapterTensor { name: String },
+    #[error("no adapter is attached")]
+    NoAdapter,
+    #[error("text {index} has {tokens} tokens, the model takes 1 to {most}\nhint: lower max_length")]
+    TextLength { index: usize, tokens: usize, most: usize },
+    #[error(
+        "text {index} has token id {id}, the model knows {vocabulary}\nhint: the tokenizer is another model's"
+    )]
+    TokenOutOfRange { index: usize, id: u32, vocabulary: usize },
+    #[error("sample {sample} has {found}, the loss needs {expected}")]
+    Row { sample: u32, found: String, expected: &'static str },
+    #[error("step has no rows")]
+    NoRows,
+    #[error("{quantity} is {value} in step {step}\nhint: lower the learning rate, or look for broken rows")]
+    Numerics { step: u64, quantity: &'static str, value: f64 },
+    #[error("{setting} = {found} is out of range, {expected} is needed")]
+    Setting { setting: &'static str, found: f64, expected: &'static str },
+    #[error("trainer state does not fit: {problem}")]
+    State { problem: String },
+    #[error("{given} embeddings of {expected} were given")]
+    EmbeddingCount { given: usize, expected: usize },
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;

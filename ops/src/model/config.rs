@@ -1,0 +1,213 @@
+//! A model's architecture, from the text of its config.json.
+//!
+//! Supported is the BERT family: `bert` itself (MiniLM, bge, e5, gte, arctic, mxbai) and `roberta`, `xlm-roberta`,
+//! `camembert`, which differ in where positions start. Defaults of missing keys are those of Hugging Face's configs.
+
+use motley_kernels::gelu;
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+const FILE: &str = "config.json";
+const SUPPORTED: &str = "bert, roberta, xlm-roberta, camembert";
+
+/// Architecture of an encoder. Every value is checked: heads divide hidden, counts are not zero.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    pub model_type: String,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    /// Width between the two products of a feed-forward block.
+    pub intermediate: usize,
+    /// Rows of the word embeddings.
+    pub vocabulary: usize,
+    /// Rows of the position embeddings.
+    pub position_rows: usize,
+    /// Position of a text's first token: 0, or pad_token_id + 1 in the RoBERTa family.
+    pub position_first: usize,
+    pub token_types: usize,
+    pub layer_norm_epsilon: f32,
+    pub activation: gelu::Kind,
+    /// Dropout behind embeddings and blocks; used only if asked for at loading.
+    pub hidden_dropout: f32,
+    /// Dropout of attention probabilities; used only if asked for at loading.
+    pub attention_dropout: f32,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    vocab_size: usize,
+    #[serde(default = "default_positions")]
+    max_position_embeddings: usize,
+    #[serde(default = "default_types")]
+    type_vocab_size: usize,
+    #[serde(default = "default_epsilon")]
+    layer_norm_eps: f64,
+    hidden_act: Option<String>,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    pad_token_id: Option<usize>,
+    #[serde(default = "default_dropout")]
+    hidden_dropout_prob: f32,
+    #[serde(default = "default_dropout")]
+    attention_probs_dropout_prob: f32,
+}
+
+fn default_positions() -> usize {
+    512
+}
+
+fn default_types() -> usize {
+    2
+}
+
+fn default_epsilon() -> f64 {
+    1e-12
+}
+
+fn default_dropout() -> f32 {
+    0.1
+}
+
+impl ModelConfig {
+    /// Reads the text of config.json.
+    ///
+    /// # Errors
+    /// Malformed text, an architecture that is not supported (naming those that are), or sizes that do not fit.
+    pub fn parse(text: &str) -> Result<Self> {
+        let malformed = |problem: String| Error::Malformed { file: FILE, problem };
+        // The family first: other families lack keys, and that message would mislead.
+        #[derive(Deserialize)]
+        struct Family {
+            model_type: Option<String>,
+        }
+        let family: Family = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        let model_type = family.model_type.unwrap_or_else(|| "bert".to_owned());
+        let is_roberta = match model_type.as_str() {
+            "bert" => false,
+            "roberta" | "xlm-roberta" | "camembert" => true,
+            _ => return Err(Error::UnsupportedModel { found: model_type, supported: SUPPORTED }),
+        };
+        let raw: Raw = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        refuse_variants(&raw)?;
+        let config = ModelConfig {
+            activation: activation(raw.hidden_act.as_deref().unwrap_or("gelu"))?,
+            model_type,
+            hidden: raw.hidden_size,
+            layers: raw.num_hidden_layers,
+            heads: raw.num_attention_heads,
+            intermediate: raw.intermediate_size,
+            vocabulary: raw.vocab_size,
+            position_rows: raw.max_position_embeddings,
+            position_first: if is_roberta { raw.pad_token_id.unwrap_or(1) + 1 } else { 0 },
+            token_types: raw.type_vocab_size,
+            layer_norm_epsilon: raw.layer_norm_eps as f32,
+            hidden_dropout: raw.hidden_dropout_prob,
+            attention_dropout: raw.attention_probs_dropout_prob,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Longest text in tokens.
+    pub fn max_positions(&self) -> usize {
+        self.position_rows - self.position_first
+    }
+
+    fn check(&self) -> Result<()> {
+        let sizes =
+            [self.hidden, self.layers, self.heads, self.intermediate, self.vocabulary, self.token_types];
+        let problem = if sizes.contains(&0) {
+            "a size is 0".to_owned()
+        } else if !self.hidden.is_multiple_of(self.heads) {
+            format!("hidden_size {} is no multiple of num_attention_heads {}", self.hidden, self.heads)
+        } else if self.position_rows <= self.position_first {
+            format!("max_position_embeddings {} leaves no position", self.position_rows)
+        } else if !(self.layer_norm_epsilon > 0.0) {
+            format!("layer_norm_eps {} is not positive", self.layer_norm_epsilon)
+        } else if !(0.0..1.0).contains(&self.hidden_dropout) || !(0.0..1.0).contains(&self.attention_dropout)
+        {
+            "a dropout probability is not within 0..1".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::Malformed { file: FILE, problem })
+    }
+}
+
+fn refuse_variants(raw: &Raw) -> Result<()> {
+    let unsupported = |setting: &str, found: String, supported| {
+        Err(Error::UnsupportedSetting { file: FILE, setting: setting.to_owned(), found, supported })
+    };
+    match raw.position_embedding_type.as_deref() {
+        None | Some("absolute") => {}
+        Some(other) => return unsupported("position_embedding_type", other.to_owned(), "absolute"),
+    }
+    if raw.is_decoder {
+        return unsupported("is_decoder", "true".to_owned(), "false");
+    }
+    Ok(())
+}
+
+fn activation(name: &str) -> Result<gelu::Kind> {
+    match name {
+        "gelu" | "gelu_python" => Ok(gelu::Kind::Exact),
+        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(gelu::Kind::Tanh),
+        "relu" => Ok(gelu::Kind::Relu),
+        other => Err(Error::UnsupportedSetting {
+            file: FILE,
+            setting: "hidden_act".to_owned(),
+            found: other.to_owned(),
+            supported: "gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"{"model_type":"bert","hidden_size":8,"num_hidden_layers":2,"num_attention_heads":2,
+        "intermediate_size":16,"vocab_size":30,"max_position_embeddings":12}"#;
+
+    #[test]
+    fn missing_keys_get_the_defaults_of_the_family() {
+        let config = ModelConfig::parse(SMALL).unwrap();
+        assert_eq!((config.layer_norm_epsilon, config.token_types), (1e-12, 2));
+        assert_eq!((config.position_first, config.max_positions()), (0, 12));
+        assert_eq!(config.activation, gelu::Kind::Exact);
+        let roberta = ModelConfig::parse(&SMALL.replace("bert", "xlm-roberta")).unwrap();
+        assert_eq!((roberta.position_first, roberta.max_positions()), (2, 10));
+    }
+
+    #[test]
+    fn what_cannot_be_computed_is_refused_by_name() {
+        let cases = [
+            (SMALL.replace("bert", "t5"), "supported are bert"),
+            (
+                SMALL.replace("\"vocab_size\":30", "\"vocab_size\":30,\"hidden_act\":\"silu\""),
+                "hidden_act = silu",
+            ),
+            (SMALL.replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"), "no multiple"),
+            (SMALL.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":0"), "a size is 0"),
+            (
+                SMALL.replace(
+                    "\"vocab_size\":30",
+                    "\"vocab_size\":30,\"position_embedding_type\":\"relative_key\"",
+                ),
+                "relative_key",
+            ),
+            ("[]".to_owned(), "config.json is malformed"),
+        ];
+        for (text, wanted) in cases {
+            let error = ModelConfig::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}
