@@ -1,6 +1,6 @@
 //! Which files a document names: what `ctl submit` uploads, and what the node finds in the job's input folder.
 
-use super::Document;
+use super::{AdapterReference, Document, Source, Task, TaskKind, Workload};
 
 /// A file or folder that the document names, relative to the document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +36,46 @@ impl FileReference {
 }
 
 impl Document {
-    /// Every file and folder that the document names, in the order of the document.
+    /// Every file and folder that the document names: data first, then model, adapter and keys.
     pub fn files(&self) -> Vec<FileReference> {
-        super::parse::files(self)
+        let mut files = Vec::new();
+        let mut add =
+            |key: String, path: &str, role| files.push(FileReference { key, path: path.to_owned(), role });
+        let tasks: &[Task] = match &self.workload {
+            Workload::Train(train) => {
+                add("data.train".into(), &train.data.train, FileRole::File);
+                if let Some(path) = &train.data.validation {
+                    add("data.validation".into(), path, FileRole::File);
+                }
+                &train.evaluate
+            }
+            Workload::Evaluate(evaluate) => &evaluate.tasks,
+            Workload::Serve(serve) => {
+                if let Some(path) = &serve.api.keys_file {
+                    add("api.keys_file".into(), path, FileRole::File);
+                }
+                &[]
+            }
+        };
+        for (index, task) in tasks.iter().enumerate() {
+            let role = match task.kind {
+                TaskKind::Sts | TaskKind::PairClassification => FileRole::File,
+                TaskKind::Retrieval => FileRole::Folder,
+            };
+            add(format!("evaluate.{index}.data"), &task.data, role);
+        }
+        let model = self.model();
+        if let Source::File { path } = &model.source {
+            add("model.source".into(), path, FileRole::Folder);
+        }
+        for (index, source) in model.fallbacks.iter().enumerate() {
+            if let Source::File { path } = source {
+                add(format!("model.fallbacks.{index}"), path, FileRole::Folder);
+            }
+        }
+        if let Some(AdapterReference { source: Source::File { path }, .. }) = self.adapter() {
+            add("adapter.source".into(), path, FileRole::Folder);
+        }
+        files
     }
 }

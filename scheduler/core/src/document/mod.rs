@@ -11,9 +11,13 @@ pub mod keys;
 pub mod model;
 pub mod overrides;
 mod parse;
+mod reader;
 pub mod resources;
 pub mod serve;
+#[cfg(test)]
+mod tests;
 pub mod train;
+mod workload;
 
 pub use error::DocumentError;
 pub use evaluate::{Evaluate, Task, TaskKind};
@@ -23,6 +27,10 @@ pub use overrides::apply_overrides;
 pub use resources::{BackendKind, DeviceCount, Memory, Priority, Resources};
 pub use serve::{Serve, Truncate};
 pub use train::Train;
+
+use std::collections::BTreeSet;
+
+use crate::id::JobId;
 
 /// A parsed job document. Every value has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +67,27 @@ impl Document {
             Workload::Train(_) => "train",
             Workload::Evaluate(_) => "evaluate",
             Workload::Serve(_) => "serve",
+        }
+    }
+
+    /// Jobs whose output this one uses.
+    pub fn inputs(&self) -> Vec<JobId> {
+        let model = self.model();
+        let adapter = self.adapter().map(|adapter| &adapter.source);
+        let sources = [&model.source].into_iter().chain(&model.fallbacks).chain(adapter);
+        let jobs = sources.filter_map(|source| match source {
+            Source::Job { job } => Some(*job),
+            Source::Hub { .. } | Source::ModelScope { .. } | Source::File { .. } | Source::Pip { .. } => None,
+        });
+        jobs.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The adapter that an evaluate or serve job uses.
+    pub fn adapter(&self) -> Option<&AdapterReference> {
+        match &self.workload {
+            Workload::Train(_) => None,
+            Workload::Evaluate(evaluate) => evaluate.adapter.as_ref(),
+            Workload::Serve(serve) => serve.adapter.as_ref(),
         }
     }
 

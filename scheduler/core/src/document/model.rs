@@ -76,3 +76,33 @@ impl fmt::Display for Source {
         }
     }
 }
+
+/// A source as written; nothing when it is none.
+pub(super) fn parse_source(text: &str) -> Option<Source> {
+    match text.split_once(':') {
+        Some(("modelscope", id)) => is_hub_id(id).then(|| Source::ModelScope { id: id.to_owned() }),
+        Some(("file", path)) => (!path.trim().is_empty()).then(|| Source::File { path: path.to_owned() }),
+        Some(("pip", package)) => is_package(package).then(|| Source::Pip { package: package.to_owned() }),
+        Some(("job", job)) => job.parse().ok().map(|job| Source::Job { job }),
+        Some(_) => None,
+        None => is_hub_id(text).then(|| Source::Hub { id: text.to_owned() }),
+    }
+}
+
+/// `owner/name` or `name`: goes into URLs and cache paths, so nothing but plain parts.
+fn is_hub_id(id: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    id.len() <= 200 && id.split('/').count() <= 2 && id.split('/').all(plain)
+}
+
+/// A name, perhaps with `==VERSION`: an argument of `pip download`, never an option of it.
+fn is_package(package: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=');
+    package.len() <= 200
+        && package.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && package.chars().all(allowed)
+}
