@@ -1,0 +1,147 @@
+//! Dialing the scheduler: members by certificate, strangers by token.
+//!
+//! In TLS 1.3 a client learns that its certificate was refused only when it first reads. So `connect` has not
+//! succeeded before the hello was answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use motley_scheduler_core::wire::codec::Limit;
+use motley_scheduler_core::wire::hello::{Hello, HelloReply};
+use motley_scheduler_core::wire::join::{JoinReply, JoinRequest};
+use motley_scheduler_core::wire::{ALPN_JOIN, VERSION, VERSION_MIN};
+use quinn::crypto::rustls::QuicClientConfig;
+
+use crate::settings::{self, FIRST_MESSAGE_SECONDS, HANDSHAKE_SECONDS, REPLY_SECONDS};
+use crate::tls::{self, SERVER_NAME};
+use crate::{Identity, Link, LinkError, Token, channel};
+
+/// Connects as a member and exchanges hellos. `address` is `HOST:PORT`; every address of the host is tried.
+///
+/// # Errors
+/// Nobody answers, the certificate is refused (foreign, expired, of the wrong kind), or the versions differ.
+pub async fn connect(address: &str, alpn: &'static [u8], identity: &Identity) -> Result<Link, LinkError> {
+    let crypto = Arc::new(tls::member(identity, alpn)?);
+    let link = dial(address, alpn, crypto).await?;
+    match hello(&link).await {
+        Ok(()) => Ok(link),
+        Err(error) => {
+            link.shut_down("no agreement").await;
+            Err(error)
+        }
+    }
+}
+
+/// Makes a key here, shows the token's secret to the scheduler of the token's fingerprint and to nobody else, and
+/// returns the identity that the scheduler signs.
+///
+/// # Errors
+/// Nobody answers, the scheduler is another one, or it refuses the token.
+pub async fn join(address: &str, token: &Token, name: &str) -> Result<Identity, LinkError> {
+    let (crypto, pinned) = tls::stranger(token.fingerprint())?;
+    let mismatch = |found| LinkError::FingerprintMismatch {
+        address: address.to_owned(),
+        expected: token.fingerprint(),
+        found,
+    };
+    let link =
+        dial(address, ALPN_JOIN, Arc::new(crypto)).await.map_err(|error| match pinned.authority() {
+            Some(Err(found)) => mismatch(found),
+            _ => error,
+        })?;
+    // The handshake stands, so the verifier has seen the authority, and it fits.
+    let authority = match pinned.authority() {
+        Some(Ok(authority)) => authority.to_vec(),
+        Some(Err(found)) => return Err(mismatch(found)),
+        None => return Err(LinkError::Handshake { reason: "the peer showed no certificate".into() }),
+    };
+    let result = ask_to_join(&link, token, name, &authority).await;
+    link.shut_down("joined").await;
+    result
+}
+
+async fn ask_to_join(
+    link: &Link,
+    token: &Token,
+    name: &str,
+    authority: &[u8],
+) -> Result<Identity, LinkError> {
+    let pending = Identity::request()?;
+    let mut channel = link.open().await?;
+    let request = JoinRequest {
+        version: VERSION,
+        secret: token.secret().to_owned(),
+        certificate_request: pending.request_der().to_vec(),
+        name: name.to_owned(),
+    };
+    channel.send(&request).await?;
+    channel.finish();
+    match channel.receiver.receive_within("answer to the token", REPLY_SECONDS).await? {
+        JoinReply::Accepted { certificate, .. } => pending.finish(&certificate, authority),
+        JoinReply::Refused { reason } => Err(LinkError::Refused { reason }),
+    }
+}
+
+async fn dial(address: &str, alpn: &'static [u8], crypto: Arc<QuicClientConfig>) -> Result<Link, LinkError> {
+    let mut config = quinn::ClientConfig::new(crypto);
+    config.transport_config(settings::client_transport(alpn));
+    let mut result = Err(LinkError::Unreachable { address: address.to_owned(), reason: "no address".into() });
+    for remote in resolve(address).await? {
+        result = dial_one(address, remote, alpn, config.clone()).await;
+        if !matches!(result, Err(LinkError::Unreachable { .. })) {
+            break;
+        }
+    }
+    result
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, LinkError> {
+    let error = |reason: String| LinkError::Address { address: address.to_owned(), reason };
+    if !address.contains(':') {
+        return Err(error("it has no port".into()));
+    }
+    let found = tokio::net::lookup_host(address).await.map_err(|failure| error(failure.to_string()))?;
+    Ok(found.collect())
+}
+
+async fn dial_one(
+    address: &str,
+    remote: SocketAddr,
+    alpn: &'static [u8],
+    config: quinn::ClientConfig,
+) -> Result<Link, LinkError> {
+    let unreachable = |error: &dyn std::fmt::Display| LinkError::Unreachable {
+        address: address.to_owned(),
+        reason: error.to_string(),
+    };
+    let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = settings::socket(any).map_err(|error| unreachable(&error))?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime)
+        .map_err(|error| unreachable(&error))?;
+    let connecting =
+        endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| unreachable(&error))?;
+    let limit = Duration::from_secs(HANDSHAKE_SECONDS);
+    let connection = match tokio::time::timeout(limit, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
+            return Err(unreachable(&format!("no answer within {HANDSHAKE_SECONDS} s")));
+        }
+        Ok(Err(error)) => return Err(channel::closed(error)),
+    };
+    let frame = Limit::of_alpn(alpn).expect("only the four names of ours are dialed");
+    Ok(Link { connection, frame, endpoint: Some(endpoint) })
+}
+
+async fn hello(link: &Link) -> Result<(), LinkError> {
+    let mut channel = link.open().await?;
+    let build = env!("CARGO_PKG_VERSION").to_owned();
+    channel.send(&Hello { version_min: VERSION_MIN, version_max: VERSION, build }).await?;
+    channel.finish();
+    match channel.receiver.receive_within("hello", FIRST_MESSAGE_SECONDS).await {
+        Ok(HelloReply::Agreed { .. }) => Ok(()),
+        Ok(HelloReply::Refused { reason }) => Err(LinkError::Refused { reason }),
+        Err(error) => Err(error),
+    }
+}
