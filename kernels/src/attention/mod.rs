@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn fast_path_agrees_with_the_specification() {
-        let shapes: [(&[u32], u32, u32, u32, u32, f32); 7] = [
+        type Shape = (&'static [u32], u32, u32, u32, u32, f32);
+        let shapes: [Shape; 7] = [
             (&[0], 1, 1, 4, 0, 0.0),
             (&[0, 1], 1, 1, 1, 0, 0.0),
             (&[0, 0, 14, 15, 31], 12, 12, 32, 0, 0.0),

@@ -6,8 +6,10 @@
 //!
 //! Source: Hendrycks and Gimpel 2016. Which one is meant, the model's config says; they are not interchangeable.
 
-pub(crate) mod cpu;
+mod cpu;
 pub mod reference;
+
+pub use cpu::in_place;
 
 use crate::{Arguments, Binding, Entry, Kernel};
 

@@ -39,6 +39,6 @@ pub fn quantize(x: &[f32]) -> (Vec<u8>, Vec<f32>) {
 
 /// Returns `count` values.
 pub fn dequantize(packed: &[u8], absmax: &[f32], count: usize) -> Vec<f32> {
-    let code = |i: usize| if i % 2 == 0 { packed[i / 2] >> 4 } else { packed[i / 2] & 15 };
+    let code = |i: usize| if i.is_multiple_of(2) { packed[i / 2] >> 4 } else { packed[i / 2] & 15 };
     (0..count).map(|i| CODE[code(i) as usize] * absmax[i / BLOCK]).collect()
 }
