@@ -59,7 +59,11 @@ impl Authority {
     pub fn create() -> Result<Authority, LinkError> {
         let key = KeyPair::generate().map_err(LinkError::certificate)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Motley authority");
+        // A name of its own: a verifier then finds a foreign certificate unknown, not wrongly signed.
+        let mut number = [0_u8; 8];
+        getrandom::fill(&mut number).map_err(|error| LinkError::Entropy { reason: error.to_string() })?;
+        let name = format!("Motley authority {:016x}", u64::from_be_bytes(number));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let now = SystemTime::now();

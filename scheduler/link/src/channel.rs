@@ -274,11 +274,12 @@ fn tls_refused(code: u64, error: &ConnectionError) -> LinkError {
     const BAD_CERTIFICATE: u64 = 0x12a;
     const CERTIFICATE_EXPIRED: u64 = 0x12d;
     const UNKNOWN_AUTHORITY: u64 = 0x130;
+    const BAD_SIGNATURE: u64 = 0x133;
     const NO_COMMON_PROTOCOL: u64 = 0x178;
     const REJOIN: &str = "hint: join again with a new token (`ctl token create` on the scheduler prints one)";
     let reason = match code {
         CERTIFICATE_EXPIRED => format!("the certificate has expired\n{REJOIN}"),
-        UNKNOWN_AUTHORITY | BAD_CERTIFICATE => {
+        UNKNOWN_AUTHORITY | BAD_CERTIFICATE | BAD_SIGNATURE => {
             format!("the certificate is of another authority\n{REJOIN}")
         }
         NO_COMMON_PROTOCOL => "the peer does not speak this protocol\n\

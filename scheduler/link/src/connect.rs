@@ -13,7 +13,7 @@ use motley_scheduler_core::wire::join::{JoinReply, JoinRequest};
 use motley_scheduler_core::wire::{ALPN_JOIN, VERSION, VERSION_MIN};
 use quinn::crypto::rustls::QuicClientConfig;
 
-use crate::settings::{self, FIRST_MESSAGE_SECONDS, HANDSHAKE_SECONDS, REPLY_SECONDS};
+use crate::settings::{self, DIAL_SECONDS, FIRST_MESSAGE_SECONDS, REPLY_SECONDS};
 use crate::tls::{self, SERVER_NAME};
 use crate::{Identity, Link, LinkError, Token, channel};
 
@@ -122,11 +122,11 @@ async fn dial_one(
         .map_err(|error| unreachable(&error))?;
     let connecting =
         endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| unreachable(&error))?;
-    let limit = Duration::from_secs(HANDSHAKE_SECONDS);
+    let limit = Duration::from_secs(DIAL_SECONDS);
     let connection = match tokio::time::timeout(limit, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
-            return Err(unreachable(&format!("no answer within {HANDSHAKE_SECONDS} s")));
+            return Err(unreachable(&format!("no answer within {DIAL_SECONDS} s")));
         }
         Ok(Err(error)) => return Err(channel::closed(error)),
     };

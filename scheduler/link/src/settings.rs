@@ -10,6 +10,8 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 /// A handshake takes 2 to 11 ms on a local network; ten seconds are a very bad line.
 pub const HANDSHAKE_SECONDS: u64 = 10;
+/// The same for whoever dials one address: a person waits for it.
+pub const DIAL_SECONDS: u64 = 5;
 /// From the end of the handshake to the hello or the join request, and from the opening of a stream to its first
 /// message: whoever opens and says nothing holds a stream no longer than this.
 pub const FIRST_MESSAGE_SECONDS: u64 = 10;
