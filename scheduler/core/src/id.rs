@@ -22,7 +22,7 @@ pub struct AttemptId {
 
 /// Fencing number of a lease: grows with every lease of the cluster, so that a late report of an
 /// older lease is told apart from the current one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl fmt::Display for JobId {

@@ -104,7 +104,9 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = BYTE_UNITS[..4].iter().find(|(_, factor)| self.0 >= *factor);
         match unit {
-            Some((suffix, factor)) if self.0.is_multiple_of(*factor) => write!(f, "{}{suffix}", self.0 / factor),
+            Some((suffix, factor)) if self.0.is_multiple_of(*factor) => {
+                write!(f, "{}{suffix}", self.0 / factor)
+            }
             Some((suffix, factor)) => write!(f, "{:.1}{suffix}", self.0 as f64 / *factor as f64),
             None => write!(f, "{}B", self.0),
         }

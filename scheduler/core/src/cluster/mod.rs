@@ -11,6 +11,21 @@
 //! node:     ready → suspect (15 s) → lost (30 s) → ready
 //! ```
 
+mod clock;
+mod lease;
+mod live;
+mod machine;
+mod report;
+mod retry;
+mod state;
+mod submit;
+mod token;
+mod view;
+
+pub use machine::Cluster;
+pub use state::ReplayError;
+pub use submit::WAITING_MAX;
+
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactRef, FileEntry};
@@ -97,6 +112,8 @@ pub enum Event {
 /// A job as it comes from `ctl submit`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submission {
+    /// User name of the submitter.
+    pub owner: String,
     /// The user's text; carried, not acted upon.
     pub document: String,
     pub name: String,
@@ -108,6 +125,8 @@ pub struct Submission {
     pub files: Vec<FileEntry>,
     /// Jobs whose output the document names; refused when unknown, waited for until they have succeeded.
     pub inputs: Vec<JobId>,
+    /// How many of its newest checkpoints stay listed (`[checkpoint] keep`).
+    pub checkpoints_kept: u32,
 }
 
 /// A decision: what replay applies. Grows only at its end; golden files pin the bytes.
@@ -176,6 +195,27 @@ pub enum Change {
     TokenExpired {
         secret_hash: ContentHash,
     },
+}
+
+impl Change {
+    /// For messages and listings of the journal.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Change::JobAdded { .. } => "JobAdded",
+            Change::CancelAsked { .. } => "CancelAsked",
+            Change::AttemptLeased { .. } => "AttemptLeased",
+            Change::AttemptStarted { .. } => "AttemptStarted",
+            Change::CheckpointRecorded { .. } => "CheckpointRecorded",
+            Change::AttemptEnded { .. } => "AttemptEnded",
+            Change::JobRequeued { .. } => "JobRequeued",
+            Change::JobEnded { .. } => "JobEnded",
+            Change::NodeAdded { .. } => "NodeAdded",
+            Change::NodeReported { .. } => "NodeReported",
+            Change::TokenAdded { .. } => "TokenAdded",
+            Change::TokenUsed { .. } => "TokenUsed",
+            Change::TokenExpired { .. } => "TokenExpired",
+        }
+    }
 }
 
 /// What the head has to do after the changes are committed.

@@ -1,0 +1,101 @@
+//! What follows from nothing but time: nodes fall silent, tokens expire, pauses end.
+
+use super::machine::Cluster;
+use super::state::JobPhase;
+use super::{Action, Handled};
+use crate::failure::FailureReason;
+use crate::id::{AttemptId, NodeId};
+use crate::unit::Moment;
+use crate::wire::agent::{Outcome, ToAgent};
+
+impl Cluster {
+    /// When [`super::Event::Tick`] has something to do; `None`: not before something else happens.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let lost = self.live.nodes.values().filter(|node| !node.lost);
+        let lost = lost.map(|node| self.live.lost_at(node, &self.clocks));
+        let tokens = self.state.tokens.values().map(|token| token.expires);
+        let pauses = self.state.waiting.iter().filter_map(|(_, job)| match self.state.jobs[job].phase {
+            JobPhase::Waiting { not_before } => Some(not_before).filter(|end| *end > self.live.looked),
+            JobPhase::Active | JobPhase::Ended { .. } => None,
+        });
+        let attempts = self.live.attempts.iter().filter(|(id, _)| self.on_reporting_node(**id));
+        let attempts = attempts.flat_map(|(_, attempt)| {
+            let again = attempt.stop_sent.map(|sent| sent.after(self.clocks.stop_grace));
+            [Some(attempt.heard.after(self.clocks.lost_after)), again].into_iter().flatten()
+        });
+        lost.chain(tokens).chain(pauses).chain(attempts).min()
+    }
+
+    pub(super) fn pass_time(&mut self, out: &mut Handled) {
+        self.expire_tokens(out);
+        self.lose_silent_nodes(out);
+        self.end_silent_attempts(out);
+        self.stop_again(out);
+        let (looked, now) = (self.live.looked, self.live.now);
+        self.live.look_again |= self.state.waiting.iter().any(|(_, job)| match self.state.jobs[job].phase {
+            JobPhase::Waiting { not_before } => looked < not_before && not_before <= now,
+            JobPhase::Active | JobPhase::Ended { .. } => false,
+        });
+    }
+
+    fn lose_silent_nodes(&mut self, out: &mut Handled) {
+        let now = self.live.now;
+        let silent = self.live.nodes.iter().filter(|(_, node)| !node.lost);
+        let silent = silent.filter(|(_, node)| now >= self.live.lost_at(node, &self.clocks));
+        let silent: Vec<NodeId> = silent.map(|(id, _)| *id).collect();
+        for id in silent {
+            let Some(node) = self.live.nodes.get_mut(&id) else { continue };
+            node.lost = true;
+            let was_connected = std::mem::replace(&mut node.connected, false);
+            node.reported = false;
+            let silence = now.since(node.last_seen);
+            if was_connected {
+                let reason = format!("nothing heard for {silence}");
+                out.actions.push(Action::Disconnect { node: id, reason });
+            }
+            for (attempt, _) in self.attempts_on(id) {
+                let message = format!("node {id} was not heard of for {silence}");
+                let outcome = Outcome::Failed { reason: FailureReason::NodeLost, message };
+                self.end_attempt(out, attempt, outcome, None);
+            }
+        }
+    }
+
+    /// An agent that beats but never names an attempt has lost it.
+    fn end_silent_attempts(&mut self, out: &mut Handled) {
+        let now = self.live.now;
+        let silent = self.live.attempts.iter().filter(|(id, _)| self.on_reporting_node(**id));
+        let silent = silent.filter(|(_, live)| now >= live.heard.after(self.clocks.lost_after));
+        let silent: Vec<AttemptId> = silent.map(|(id, _)| *id).collect();
+        for id in silent {
+            let current = self.state.jobs.get(&id.job).and_then(|job| job.current(id.job));
+            let Some((node, epoch)) = current.map(|(_, attempt)| (attempt.node, attempt.epoch)) else {
+                continue;
+            };
+            let message = format!("node {node} does not report attempt {id}");
+            let outcome = Outcome::Failed { reason: FailureReason::RunnerLost, message };
+            self.end_attempt(out, id, outcome, None);
+            out.tell(node, ToAgent::Stale { attempt: id, epoch });
+        }
+    }
+
+    fn stop_again(&mut self, out: &mut Handled) {
+        let now = self.live.now;
+        let overdue = |sent: Moment| now >= sent.after(self.clocks.stop_grace);
+        let due = self
+            .live
+            .attempts
+            .iter()
+            .filter(|(id, live)| live.stop_sent.is_some_and(overdue) && self.on_reporting_node(**id));
+        let due: Vec<_> = due.map(|(id, _)| id.job).collect();
+        for job in due {
+            self.stop(out, job);
+        }
+    }
+
+    fn on_reporting_node(&self, id: AttemptId) -> bool {
+        let attempt = self.state.jobs.get(&id.job).and_then(|job| job.attempt(id.number));
+        let node = attempt.and_then(|attempt| self.live.nodes.get(&attempt.node));
+        node.is_some_and(|node| node.reported)
+    }
+}
