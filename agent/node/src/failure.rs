@@ -8,6 +8,7 @@ use motley_scheduler_core::failure::FailureReason;
 use crate::models::ModelError;
 use crate::serve::ServeError;
 use crate::text::{DataError, TextError};
+use crate::transfer::TransferError;
 
 /// Longest message of an end report, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
@@ -86,6 +87,18 @@ pub fn serve_reason(error: &ServeError) -> FailureReason {
         }
         ServeError::Socket(_) => FailureReason::Infra,
         ServeError::ComputeThread => FailureReason::Internal,
+    }
+}
+
+/// Reasons of transfers to and from the scheduler.
+pub(crate) fn transfer_reason(error: &TransferError) -> FailureReason {
+    match error {
+        TransferError::Lost(_)
+        | TransferError::Refused { .. }
+        | TransferError::Disk { .. }
+        | TransferError::DiskFull { .. }
+        | TransferError::Gone { .. } => FailureReason::Infra,
+        TransferError::Manifest { .. } | TransferError::UnsafePath { .. } => FailureReason::DataError,
     }
 }
 

@@ -4,6 +4,7 @@
 //! agent      joins, connects, reports, obeys; one task for each attempt
 //! attempts   an attempt from its assignment to the recorded end, as the agent sees it
 //! transfer   blobs and manifests between the scheduler and this disk
+//! uplink     the way to the scheduler
 //! runner     the process that does one attempt: its shell around a workload
 //! workload   train, evaluate, serve
 //! serve      the HTTP interface of serving jobs
@@ -14,12 +15,19 @@
 //!
 //! Agent and runner share an attempt folder and nothing else, so that either survives the other.
 
+pub mod agent;
+mod attempts;
+mod error;
 pub mod failure;
 pub mod models;
 pub mod runner;
 pub mod serve;
 pub mod settings;
 pub mod text;
+mod transfer;
+mod uplink;
 pub mod workload;
 
+pub use agent::{Agent, AgentHandle};
+pub use error::NodeError;
 pub use settings::{AgentConfig, NodeSettings, RunnerCommand};

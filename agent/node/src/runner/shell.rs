@@ -35,6 +35,9 @@ const STACK_BYTES: usize = 16 << 20;
 /// How often signals, lease and parent are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A second, at [`LOOK`].
+const LOCK_TRIES: usize = 10;
+
 /// What a workload works with, before the document is read.
 #[derive(Debug)]
 pub(crate) struct Shell {
@@ -159,11 +162,15 @@ fn take_lock(folder: &Path) -> Result<File, ShellError> {
     let path = folder.display().to_string();
     let lock = File::options().create(true).truncate(false).write(true).open(folder.join("runner.lock"));
     let lock = lock.map_err(|source| ShellError::Folder { path: path.clone(), source })?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => Err(ShellError::Taken { path }),
-        Err(fs::TryLockError::Error(source)) => Err(ShellError::Folder { path, source }),
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            // An agent that looks whether there is a runner holds the lock for an instant.
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(LOOK),
+            Err(fs::TryLockError::Error(source)) => return Err(ShellError::Folder { path, source }),
+        }
     }
+    Err(ShellError::Taken { path })
 }
 
 /// Keeps the first panic's text and place instead of a backtrace; the first is the cause, later ones its echo.

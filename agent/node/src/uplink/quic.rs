@@ -1,0 +1,166 @@
+//! The real way to the scheduler: one QUIC connection for messages, another for blobs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use motley_scheduler_core::id::ContentHash;
+use motley_scheduler_core::unit::Bytes;
+use motley_scheduler_core::wire::ALPN_AGENT;
+use motley_scheduler_core::wire::agent::{FromAgent, ToAgent};
+use motley_scheduler_link::{
+    Bulk, CloseCode, Identity, Link, LinkError, LocalFile, PendingIdentity, Receiver, Sender, connect,
+};
+use tokio::sync::mpsc;
+
+use super::{Answer, BlobStore, Connection, LocalBlob, QUEUE_MESSAGES, Uplink, UplinkError};
+
+/// Dials one scheduler with the identity of one node.
+pub(crate) struct QuicUplink {
+    address: String,
+    /// Where a renewed identity is saved.
+    folder: PathBuf,
+    identity: Mutex<Identity>,
+    pending: Mutex<Option<PendingIdentity>>,
+}
+
+impl QuicUplink {
+    pub(crate) fn new(address: String, folder: PathBuf, identity: Identity) -> Self {
+        QuicUplink { address, folder, identity: Mutex::new(identity), pending: Mutex::new(None) }
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn dial(&self) -> Result<Connection, LinkError> {
+        let identity = self.identity().clone();
+        let link = connect(&self.address, ALPN_AGENT, &identity).await?;
+        let (sender, receiver) = link.open().await?.split();
+        let (outbox, outgoing) = mpsc::channel(QUEUE_MESSAGES);
+        let (incoming, inbox) = mpsc::channel(QUEUE_MESSAGES);
+        tokio::spawn(write(link.clone(), sender, outgoing));
+        tokio::spawn(read(link, receiver, incoming));
+        let address = self.address.clone();
+        let blobs = Arc::new(QuicBlobs { address, identity, bulk: tokio::sync::Mutex::new(None) });
+        Ok(Connection { outbox, inbox, blobs })
+    }
+}
+
+/// Ends with the connection, or when nobody sends any more.
+async fn write(link: Link, mut sender: Sender, mut outgoing: mpsc::Receiver<FromAgent>) {
+    while let Some(message) = outgoing.recv().await {
+        if let Err(error) = sender.send(&message).await {
+            tracing::debug!(%error, "connection to the scheduler cannot be written");
+            link.close(CloseCode::Failed, "cannot be written");
+            return;
+        }
+    }
+}
+
+/// Ends with the connection, or when nobody reads any more; then closes it.
+async fn read(link: Link, mut receiver: Receiver, incoming: mpsc::Sender<ToAgent>) {
+    loop {
+        let message = tokio::select! {
+            message = receiver.receive::<ToAgent>() => message,
+            () = incoming.closed() => return link.shut_down("agent ends").await,
+        };
+        match message {
+            Ok(Some(message)) => {
+                if incoming.send(message).await.is_err() {
+                    return link.shut_down("agent ends").await;
+                }
+            }
+            Ok(None) => return link.close(CloseCode::Done, "scheduler has finished"),
+            Err(error) => {
+                tracing::warn!(%error, "connection to the scheduler is over");
+                return link.close(CloseCode::Failed, "cannot be read");
+            }
+        }
+    }
+}
+
+impl Uplink for QuicUplink {
+    fn connect(&self) -> Answer<'_, Connection> {
+        Box::pin(async { self.dial().await.map_err(failed) })
+    }
+
+    fn renew_at(&self) -> Option<SystemTime> {
+        Some(self.identity().renew_at())
+    }
+
+    fn begin_renewal(&self) -> Result<Vec<u8>, UplinkError> {
+        let pending = Identity::request().map_err(failed)?;
+        let request = pending.request_der().to_vec();
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(pending);
+        Ok(request)
+    }
+
+    fn finish_renewal(&self, certificate: &[u8]) -> Result<(), UplinkError> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(pending) = pending else { return Ok(()) };
+        let mut identity = self.identity();
+        let renewed = pending.finish(certificate, identity.authority()).map_err(failed)?;
+        if renewed.principal() != identity.principal() {
+            return Err(UplinkError::Refused("the renewed certificate names somebody else".into()));
+        }
+        renewed.save(&self.folder).map_err(failed)?;
+        *identity = renewed;
+        Ok(())
+    }
+}
+
+/// Blobs over a connection of their own, made when first needed and again when it broke.
+struct QuicBlobs {
+    address: String,
+    identity: Identity,
+    bulk: tokio::sync::Mutex<Option<Bulk>>,
+}
+
+impl QuicBlobs {
+    async fn bulk(&self) -> Result<Bulk, LinkError> {
+        let mut kept = self.bulk.lock().await;
+        if let Some(bulk) = &*kept {
+            return Ok(bulk.clone());
+        }
+        let bulk = Bulk::connect(&self.address, &self.identity).await?;
+        *kept = Some(bulk.clone());
+        Ok(bulk)
+    }
+
+    /// Forgets a connection that failed, so that the next call makes a new one.
+    async fn judge<T>(&self, result: Result<T, LinkError>) -> Result<T, UplinkError> {
+        if result.as_ref().is_err_and(LinkError::is_transient) {
+            *self.bulk.lock().await = None;
+        }
+        result.map_err(failed)
+    }
+}
+
+impl BlobStore for QuicBlobs {
+    fn missing(&self, hashes: Vec<ContentHash>) -> Answer<'_, Vec<ContentHash>> {
+        Box::pin(async move {
+            let result = async { self.bulk().await?.missing(&hashes).await }.await;
+            self.judge(result).await
+        })
+    }
+
+    fn put(&self, blob: LocalBlob) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let file = LocalFile { path: blob.path, hash: blob.hash, size: Bytes(blob.size) };
+            let result = async { self.bulk().await?.upload(&file).await }.await;
+            self.judge(result).await
+        })
+    }
+
+    fn get<'a>(&'a self, hash: ContentHash, path: &'a Path) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let result = async { self.bulk().await?.download(hash, path).await }.await;
+            self.judge(result).await.map(|_| ())
+        })
+    }
+}
+
+fn failed(error: LinkError) -> UplinkError {
+    if error.is_transient() { UplinkError::Lost(error.to_string()) } else { UplinkError::Refused(error.to_string()) }
+}
