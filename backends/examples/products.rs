@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use motley_backends::{
-    Backend, Category, DeviceKind, DeviceRequest, Direction, Epilogue, Linear, WeightDtype, WeightFormat, WeightPart,
-    WeightSource, open,
+    Backend, Category, DeviceKind, DeviceRequest, Direction, Epilogue, Linear, WeightDtype, WeightFormat,
+    WeightPart, WeightSource, open,
 };
 
 fn main() -> Result<(), motley_backends::Error> {

@@ -1,145 +1,120 @@
-//! The seam: everything that models ask of a device.
+//! The one trait behind which devices stand.
 
-use motley_kernels::{Arguments, Entry, gelu};
+use motley_kernels::{Arguments, Entry};
 
-use crate::{Buffer, Category, DeviceInfo, Error, MemoryReport, Weight, WeightSource};
+use crate::buffer::{Buffer, View};
+use crate::memory::{Category, MemoryReport};
+use crate::open::DeviceKind;
+use crate::product::{Linear, Matmul};
+use crate::weight::{Weight, WeightSource};
+use crate::{Error, Result};
 
-/// A device with one in-order queue. All methods may be called from any thread; calls take effect in some order that
-/// agrees with each thread's own.
+/// One device and its one queue. Calls take effect in the order in which one thread makes them; device faults may
+/// appear only at `download` or `synchronize`.
 pub trait Backend: Send + Sync {
     fn info(&self) -> &DeviceInfo;
 
-    /// A buffer with unspecified contents.
+    /// Memory of `bytes` zeros.
     ///
     /// # Errors
-    /// The budget has no room.
-    fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer, Error>;
+    /// [`Error::OutOfMemory`]
+    fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer>;
 
-    /// Copies `source` to the start of the place.
+    /// Memory with whatever it held before, for buffers that are written whole before they are read.
     ///
     /// # Errors
-    /// The place is too small.
-    fn upload(&self, source: &[u8], target: Bound<'_>) -> Result<(), Error>;
+    /// [`Error::OutOfMemory`]
+    fn allocate_unfilled(&self, bytes: usize, category: Category) -> Result<Buffer>;
 
-    /// Copies the start of the place to `target`; waits for everything before it.
+    /// Copies `source` to the start of `target`.
     ///
     /// # Errors
-    /// The place is too small, or an earlier launch failed.
-    fn download(&self, source: Bound<'_>, target: &mut [u8]) -> Result<(), Error>;
+    /// `target` is shorter.
+    fn upload(&self, source: &[u8], target: View<'_>) -> Result<()>;
 
-    /// Brings a linear layer's weight into this device's own layout.
+    /// Copies the start of `source` to `target`, after all that was asked before.
     ///
     /// # Errors
-    /// Shapes and bytes that do not fit each other; the budget has no room.
-    fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight, Error>;
+    /// `source` is shorter, or the device failed.
+    fn download(&self, source: View<'_>, target: &mut [u8]) -> Result<()>;
 
-    /// The weight [out, in] as this device multiplies with it (dequantized), row-major.
+    /// Brings a frozen matrix into the device's own layout.
     ///
     /// # Errors
-    /// The weight belongs to another backend.
-    fn read_weight(&self, weight: &Weight) -> Result<Vec<f32>, Error>;
+    /// The source contradicts itself, or memory is short.
+    fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight>;
 
-    /// Product of activations with a prepared weight.
+    /// The (dequantized) values [out, in], row-major, for merging and export.
     ///
     /// # Errors
-    /// Places too small; a foreign weight.
-    fn linear(&self, call: &Linear<'_>) -> Result<(), Error>;
+    /// The weight is another backend's.
+    fn read_weight(&self, weight: &Weight) -> Result<Vec<f32>>;
 
-    /// Product of two buffers.
-    ///
     /// # Errors
-    /// Places too small.
-    fn matmul(&self, call: &Matmul<'_>) -> Result<(), Error>;
+    /// Buffers too short, overlapping or foreign.
+    fn linear(&self, call: &Linear<'_>) -> Result<()>;
 
-    /// Enqueues one kernel entry. Device faults appear at `download` or `synchronize`.
-    ///
     /// # Errors
-    /// Arguments or buffers that do not fit the entry; a buffer both read and written.
-    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// Buffers too short, overlapping or foreign.
+    fn matmul(&self, call: &Matmul<'_>) -> Result<()>;
 
-    /// Waits for the queue.
+    /// # Errors
+    /// Arguments or buffers that do not fit the entry.
+    fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// Waits until all that was asked is done.
     ///
     /// # Errors
-    /// A launch failed.
-    fn synchronize(&self) -> Result<(), Error>;
+    /// The device failed.
+    fn synchronize(&self) -> Result<()>;
 
     fn memory(&self) -> MemoryReport;
 
-    /// Starts the peaks of [`Backend::memory`] anew from what is live.
-    fn reset_peak(&self);
-
-    /// Runs host work on the device's own threads where it has some, so that nothing competes with them; launches
-    /// from within start without handing over between threads.
+    /// Runs `work` on the backend's own threads, where it may split itself with rayon; launches from within start
+    /// without a switch of threads. Only one task of `work` may call the backend at a time.
     fn run_in_pool(&self, work: &mut (dyn FnMut() + Send));
 }
 
-/// A place in a buffer: from `offset` bytes on. What lies behind the part that a call uses is left alone.
-#[derive(Debug, Clone, Copy)]
-pub struct Bound<'a> {
-    pub buffer: &'a Buffer,
-    pub offset: usize,
+/// What a device is.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    pub kind: DeviceKind,
+    /// `cpu:0`
+    pub name: String,
+    /// Bytes that may be used; unknown where the operating system alone decides.
+    pub memory: Option<u64>,
+    pub threads: usize,
+    /// Two devices of the same class and build give the same bits.
+    pub numerics_class: String,
 }
 
-impl<'a> From<&'a Buffer> for Bound<'a> {
-    fn from(buffer: &'a Buffer) -> Self {
-        Bound { buffer, offset: 0 }
-    }
-}
-
-/// One kernel entry with its scalars and buffers, in the order of the entry's bindings.
+/// One kernel call.
 pub struct Launch<'a> {
     pub entry: &'static Entry,
+    /// The entry's argument struct.
     pub arguments: &'a [u8],
-    pub bindings: &'a [Bound<'a>],
+    /// In the order of the entry's bindings.
+    pub buffers: &'a [View<'a>],
 }
 
 impl<'a> Launch<'a> {
-    pub fn new<A: Arguments>(entry: &'static Entry, arguments: &'a A, bindings: &'a [Bound<'a>]) -> Self {
-        Launch { entry, arguments: bytemuck::bytes_of(arguments), bindings }
+    pub fn new<A: Arguments>(entry: &'static Entry, arguments: &'a A, buffers: &'a [View<'a>]) -> Self {
+        Launch { entry, arguments: bytemuck::bytes_of(arguments), buffers }
     }
-}
 
-/// output [rows, out] = input [rows, in]·Wᵀ (forward), or output [rows, in] = input [rows, out]·W (backward); f32.
-///
-/// A row's result has the same bits whatever the number of rows.
-pub struct Linear<'a> {
-    pub weight: &'a Weight,
-    pub direction: Direction,
-    pub rows: usize,
-    pub input: Bound<'a>,
-    pub output: Bound<'a>,
-    /// Forward only.
-    pub epilogue: Epilogue,
-    /// Adds to the output instead of overwriting it.
-    pub accumulate: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    Forward,
-    Backward,
-}
-
-/// What follows a product before it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Epilogue {
-    None,
-    /// Adds the weight's bias, if it has one.
-    Bias,
-    /// Adds the bias, then applies the activation.
-    BiasGelu(gelu::Kind),
-}
-
-/// c [m, n] = alpha·op(a)·op(b) + beta·c; f32, dense row-major. op transposes where asked: a is [k, m], b is [n, k].
-pub struct Matmul<'a> {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub a: Bound<'a>,
-    pub a_transposed: bool,
-    pub b: Bound<'a>,
-    pub b_transposed: bool,
-    pub c: Bound<'a>,
-    pub alpha: f32,
-    pub beta: f32,
+    /// # Errors
+    /// Counts or sizes that are not the entry's.
+    pub(crate) fn check(&self) -> Result<()> {
+        let entry = self.entry.name;
+        let counts = [
+            ("buffers", self.entry.bindings.len(), self.buffers.len()),
+            ("bytes of arguments", self.entry.argument_bytes, self.arguments.len()),
+        ];
+        for (what, wanted, given) in counts {
+            if wanted != given {
+                return Err(Error::Launch { entry, what, wanted, given });
+            }
+        }
+        self.buffers.iter().try_for_each(|view| view.check(entry))
+    }
 }

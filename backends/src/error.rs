@@ -1,23 +1,43 @@
 //! What can go wrong on a device.
 
-/// A device that cannot do what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+use crate::memory::Size;
+
+/// One variant for each thing that a caller could do differently.
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "{category} need {} MiB, {} MiB are free on the device\nhint: lower [train] token_budget or batch_size, or give the job more memory",
-        requested.div_ceil(1 << 20), free >> 20
+        "{category} needs {} more on {device}, {} are free\nhint: raise the memory limit, or take smaller batches",
+        Size(*requested), Size(*free)
     )]
-    OutOfMemory { requested: u64, free: u64, category: &'static str },
-    #[error("{entry}: {message}")]
-    Launch { entry: &'static str, message: String },
-    #[error("{what} reaches to byte {end} of a buffer of {bytes} bytes")]
-    OutOfBounds { what: &'static str, end: usize, bytes: usize },
-    #[error("a buffer or weight of another backend was passed to {backend}")]
-    Foreign { backend: &'static str },
-    #[error("a weight of shape {shape:?} has {bytes} bytes, expected {expected}")]
-    WeightShape { shape: [usize; 2], bytes: usize, expected: usize },
-    #[error("{threads} worker threads cannot be started: {message}\nhint: lower [resources] threads")]
-    Threads { threads: usize, message: String },
-    #[error("backend `{name}` is not in this build\nhint: use backend = [\"cpu\"]")]
-    NoBackend { name: &'static str },
+    OutOfMemory { device: String, category: &'static str, requested: u64, free: u64 },
+
+    #[error("backend {name} is not in this build yet\nhint: use backend cpu")]
+    NotInThisBuild { name: String },
+
+    #[error("unknown backend {name}\nhint: backends are cpu and null")]
+    UnknownBackend { name: String },
+
+    #[error("{threads} worker threads could not be started: {source}")]
+    Threads { threads: usize, source: Box<dyn std::error::Error + Send + Sync> },
+
+    #[error("{what} needs bytes {start}..{end} of a buffer of {length}")]
+    OutOfBounds { what: &'static str, start: usize, end: usize, length: usize },
+
+    #[error("{what} starts at byte {offset}, which is not a multiple of 4")]
+    Misaligned { what: &'static str, offset: usize },
+
+    #[error("{entry} takes {wanted} {what}, {given} were given")]
+    Launch { entry: &'static str, what: &'static str, wanted: usize, given: usize },
+
+    #[error("{what} writes memory that the same call uses elsewhere")]
+    Overlap { what: &'static str },
+
+    #[error("{what} uses a buffer that another thread's call is writing, or writes one that it is using")]
+    Busy { what: &'static str },
+
+    #[error("{what} was made by another backend")]
+    Foreign { what: &'static str },
+
+    #[error("weight {problem}: {given} where {wanted} is needed")]
+    Weight { problem: &'static str, wanted: usize, given: usize },
 }

@@ -1,20 +1,25 @@
-//! Where it is computed: devices behind one trait, [`Backend`].
+//! Where it is computed: devices behind one trait.
 //!
-//! `cpu` computes with kernels' fast paths and its own products; `null` computes nothing and counts everything, so
-//! that a model run on it is a memory plan. One instance is one device with one in-order queue.
+//! `cpu` computes with one pool of threads; `null` computes nothing and counts every byte, which is how memory is
+//! planned. A backend knows buffers, weights, products and launches of kernels; it knows no tensor, model or file.
 
 mod backend;
 mod buffer;
-pub mod cpu;
-mod device;
+mod cpu;
 mod error;
 mod memory;
-pub mod null;
+mod null;
+mod open;
+mod product;
 mod weight;
 
-pub use backend::{Backend, Bound, Direction, Epilogue, Launch, Linear, Matmul};
-pub use buffer::Buffer;
-pub use device::{DeviceInfo, DeviceKind, DeviceRequest, open};
+pub use backend::{Backend, DeviceInfo, Launch};
+pub use buffer::{Buffer, View};
 pub use error::Error;
-pub use memory::{Category, MemoryReport, Usage};
-pub use weight::{Weight, WeightDtype, WeightFormat, WeightPart, WeightSource};
+pub use memory::{Category, CategoryReport, MemoryReport};
+pub use open::{DeviceKind, DeviceRequest, open};
+pub use product::{Direction, Epilogue, Linear, Matmul, Operand};
+pub use weight::{SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
+
+/// What a fallible call of this crate gives.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,18 +1,18 @@
-//! What memory is used for, live and at its peak, against a budget.
+//! Counting memory: live and peak bytes by category, against a limit.
 
+use std::fmt;
 use std::sync::Mutex;
 
-use crate::Error;
+use crate::{Error, Result};
 
-/// What an allocation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
+/// What memory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Category {
-    Weights = 0,
-    Adapter = 1,
-    Optimizer = 2,
-    Activations = 3,
-    Workspace = 4,
+    Weights,
+    Adapter,
+    Optimizer,
+    Activations,
+    Workspace,
 }
 
 impl Category {
@@ -36,71 +36,92 @@ impl Category {
 }
 
 /// Bytes of one category.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CategoryReport {
     pub live: u64,
     pub peak: u64,
 }
 
-/// Bytes by category, and of all together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Bytes of a device, by category and in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryReport {
-    categories: [Usage; Category::ALL.len()],
-    pub total: Usage,
+    /// In the order of [`Category::ALL`].
+    pub categories: [CategoryReport; 5],
+    pub live: u64,
+    /// Largest sum of all categories at one time; not the sum of their peaks.
+    pub peak: u64,
+    /// Freed, but kept for the next allocation; not part of `live`.
+    pub cached: u64,
 }
 
 impl MemoryReport {
-    pub fn of(&self, category: Category) -> Usage {
+    pub fn category(&self, category: Category) -> CategoryReport {
         self.categories[category as usize]
     }
 }
 
-/// Counts allocations of one device and refuses those beyond its budget.
+/// The count of one device.
 pub(crate) struct Ledger {
+    device: String,
     limit: Option<u64>,
     report: Mutex<MemoryReport>,
 }
 
 impl Ledger {
-    pub(crate) fn new(limit: Option<u64>) -> Self {
-        Ledger { limit, report: Mutex::new(MemoryReport::default()) }
+    pub fn new(device: &str, limit: Option<u64>) -> Self {
+        Ledger { device: device.to_owned(), limit, report: Mutex::default() }
     }
 
-    pub(crate) fn take(&self, bytes: u64, category: Category) -> Result<(), Error> {
-        let mut report = self.lock();
-        if let Some(limit) = self.limit.filter(|limit| report.total.live + bytes > *limit) {
-            let free = limit.saturating_sub(report.total.live);
-            return Err(Error::OutOfMemory { requested: bytes, free, category: category.name() });
+    /// Counts `bytes` as live.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if they would pass the limit.
+    pub fn take(&self, bytes: u64, category: Category) -> Result<()> {
+        let mut report = self.report();
+        let free = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(report.live));
+        if bytes > free {
+            let (device, category) = (self.device.clone(), category.name());
+            return Err(Error::OutOfMemory { device, category, requested: bytes, free });
         }
-        let usage = &mut report.categories[category as usize];
-        usage.live += bytes;
-        usage.peak = usage.peak.max(usage.live);
-        report.total.live += bytes;
-        report.total.peak = report.total.peak.max(report.total.live);
+        report.live += bytes;
+        report.peak = report.peak.max(report.live);
+        let entry = &mut report.categories[category as usize];
+        entry.live += bytes;
+        entry.peak = entry.peak.max(entry.live);
         Ok(())
     }
 
-    pub(crate) fn give(&self, bytes: u64, category: Category) {
-        let mut report = self.lock();
+    pub fn give_back(&self, bytes: u64, category: Category) {
+        let mut report = self.report();
+        report.live -= bytes;
         report.categories[category as usize].live -= bytes;
-        report.total.live -= bytes;
     }
 
-    pub(crate) fn report(&self) -> MemoryReport {
-        *self.lock()
-    }
-
-    pub(crate) fn reset_peak(&self) {
-        let mut report = self.lock();
-        for usage in &mut report.categories {
-            usage.peak = usage.live;
-        }
-        report.total.peak = report.total.live;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, MemoryReport> {
-        // Counting cannot panic between lock and unlock, so the figures are whole even if the mutex is poisoned.
+    pub fn report(&self) -> std::sync::MutexGuard<'_, MemoryReport> {
         self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+}
+
+/// Bytes in the largest binary unit that leaves a whole part.
+pub(crate) struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let mut value = self.0 as f64 / 1024.0;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        write!(f, "{value:.1} {}", UNITS[unit])
     }
 }
 
@@ -109,15 +130,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_budget_refuses_with_figures_and_keeps_counting() {
-        let ledger = Ledger::new(Some(100));
-        ledger.take(70, Category::Weights).unwrap();
-        let error = ledger.take(40, Category::Activations).unwrap_err();
-        assert!(matches!(error, Error::OutOfMemory { requested: 40, free: 30, .. }), "{error}");
-        ledger.give(70, Category::Weights);
+    fn live_and_peak_are_counted_and_the_limit_holds() {
+        let ledger = Ledger::new("cpu:0", Some(100));
+        ledger.take(60, Category::Weights).unwrap();
         ledger.take(40, Category::Activations).unwrap();
-        let report = ledger.report();
-        assert_eq!(report.of(Category::Weights), Usage { live: 0, peak: 70 });
-        assert_eq!(report.total, Usage { live: 40, peak: 70 });
+        ledger.give_back(40, Category::Activations);
+        let error = ledger.take(41, Category::Workspace).unwrap_err().to_string();
+        assert!(error.starts_with("workspace needs 41 B more on cpu:0, 40 B are free\nhint:"), "{error}");
+        let report = ledger.report().clone();
+        assert_eq!((report.live, report.peak), (60, 100));
+        assert_eq!(report.category(Category::Activations), CategoryReport { live: 0, peak: 40 });
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(Size(9_771_050_599).to_string(), "9.1 GiB");
+        assert_eq!(Size(2048).to_string(), "2.0 KiB");
     }
 }

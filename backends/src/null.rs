@@ -1,22 +1,21 @@
-//! The backend that computes nothing and counts everything: a model run on it is a memory plan.
-//!
-//! Calls are checked as on a real device; downloads give zeros.
+//! The device that computes nothing and counts every byte: a model run on it is its memory plan.
 
 use std::sync::Arc;
 
-use crate::memory::Ledger;
-use crate::{
-    Backend, Bound, Buffer, Category, DeviceInfo, DeviceKind, DeviceRequest, Error, Launch, Linear, Matmul,
-    MemoryReport, Weight, WeightFormat, WeightSource,
-};
+use crate::Result;
+use crate::backend::{Backend, DeviceInfo, Launch};
+use crate::buffer::{Buffer, View};
+use crate::memory::{Category, Ledger, MemoryReport};
+use crate::open::{DeviceKind, DeviceRequest};
+use crate::product::{Linear, Matmul};
+use crate::weight::{Weight, WeightFormat, WeightSource};
 
-/// See the module.
-pub struct Null {
+pub(crate) struct Null {
     info: DeviceInfo,
     ledger: Arc<Ledger>,
 }
 
-/// An allocation that is only a number.
+/// Bytes counted until they are dropped.
 struct Counted {
     bytes: u64,
     category: Category,
@@ -25,33 +24,28 @@ struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.ledger.give(self.bytes, self.category);
+        self.ledger.give_back(self.bytes, self.category);
     }
 }
 
 impl Null {
     pub fn new(request: &DeviceRequest) -> Self {
+        let name = format!("null:{}", request.index);
+        let ledger = Arc::new(Ledger::new(&name, request.memory_limit));
         let info = DeviceInfo {
             kind: DeviceKind::Null,
-            name: "null".into(),
+            name,
+            memory: request.memory_limit,
             threads: 0,
-            numerics_class: "null".into(),
+            numerics_class: "none".to_owned(),
         };
-        Null { info, ledger: Arc::new(Ledger::new(request.memory_bytes_max)) }
+        Null { info, ledger }
     }
 
-    fn count(&self, bytes: usize, category: Category) -> Result<Arc<Counted>, Error> {
-        self.ledger.take(bytes as u64, category)?;
-        Ok(Arc::new(Counted { bytes: bytes as u64, category, ledger: self.ledger.clone() }))
+    fn count(&self, bytes: u64, category: Category) -> Result<Counted> {
+        self.ledger.take(bytes, category)?;
+        Ok(Counted { bytes, category, ledger: self.ledger.clone() })
     }
-}
-
-fn check(place: Bound<'_>, bytes: usize, what: &'static str) -> Result<(), Error> {
-    let end = place.offset + bytes;
-    if end > place.buffer.bytes() {
-        return Err(Error::OutOfBounds { what, end, bytes: place.buffer.bytes() });
-    }
-    Ok(())
 }
 
 impl Backend for Null {
@@ -59,73 +53,96 @@ impl Backend for Null {
         &self.info
     }
 
-    fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer, Error> {
-        Ok(Buffer::new(bytes, self.count(bytes, category)?))
+    fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer> {
+        Ok(Buffer::new(bytes, Arc::new(self.count(bytes as u64, category)?)))
     }
 
-    fn upload(&self, source: &[u8], target: Bound<'_>) -> Result<(), Error> {
-        check(target, source.len(), "upload")
+    fn allocate_unfilled(&self, bytes: usize, category: Category) -> Result<Buffer> {
+        self.allocate(bytes, category)
     }
 
-    fn download(&self, source: Bound<'_>, target: &mut [u8]) -> Result<(), Error> {
+    fn upload(&self, source: &[u8], target: View<'_>) -> Result<()> {
+        target.first(source.len(), "upload").map(|_| ())
+    }
+
+    /// Gives zeros.
+    fn download(&self, source: View<'_>, target: &mut [u8]) -> Result<()> {
+        source.first(target.len(), "download")?;
         target.fill(0);
-        check(source, target.len(), "download")
+        Ok(())
     }
 
-    fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight, Error> {
-        let shape = source.shape()?;
-        let count = shape[0] * shape[1];
-        let bytes = match source.format {
-            WeightFormat::F32 => count * 4,
-            WeightFormat::Nf4 { double_quantization: false } => count / 2 + count / 64 * 4,
-            WeightFormat::Nf4 { double_quantization: true } => {
-                count / 2 + count / 64 + count / (64 * 256) * 4
-            }
-        };
-        Ok(Weight {
-            shape,
-            format: source.format,
-            inner: self.count(bytes + shape[0] * 4, Category::Weights)?,
-        })
+    fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight> {
+        let [out, width] = source.shape()?;
+        let counted = self.count(weight_bytes([out, width], source), Category::Weights)?;
+        Ok(Weight::new([out, width], source.bias.is_some(), Arc::new(counted)))
     }
 
-    fn read_weight(&self, weight: &Weight) -> Result<Vec<f32>, Error> {
-        Ok(vec![0.0; weight.shape[0] * weight.shape[1]])
+    /// Gives zeros.
+    fn read_weight(&self, weight: &Weight) -> Result<Vec<f32>> {
+        weight.inner::<Counted>()?;
+        Ok(vec![0.0; weight.shape()[0] * weight.shape()[1]])
     }
 
-    fn linear(&self, call: &Linear<'_>) -> Result<(), Error> {
-        let [out, input] = call.weight.shape();
-        let (from, to) = match call.direction {
-            crate::Direction::Forward => (input, out),
-            crate::Direction::Backward => (out, input),
-        };
-        check(call.input, call.rows * from * 4, "linear input")?;
-        check(call.output, call.rows * to * 4, "linear output")
+    fn linear(&self, call: &Linear<'_>) -> Result<()> {
+        call.check().map(|_| ())
     }
 
-    fn matmul(&self, call: &Matmul<'_>) -> Result<(), Error> {
-        check(call.a, call.m * call.k * 4, "matmul a")?;
-        check(call.b, call.n * call.k * 4, "matmul b")?;
-        check(call.c, call.m * call.n * 4, "matmul c")
+    fn matmul(&self, call: &Matmul<'_>) -> Result<()> {
+        call.check()
     }
 
-    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        crate::cpu::check_launch(launch)
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        launch.check()
     }
 
-    fn synchronize(&self) -> Result<(), Error> {
+    fn synchronize(&self) -> Result<()> {
         Ok(())
     }
 
     fn memory(&self) -> MemoryReport {
-        self.ledger.report()
-    }
-
-    fn reset_peak(&self) {
-        self.ledger.reset_peak();
+        self.ledger.report().clone()
     }
 
     fn run_in_pool(&self, work: &mut (dyn FnMut() + Send)) {
         work();
+    }
+}
+
+/// What a prepared weight holds on the CPU: panels of whole registers, scales, bias.
+pub(crate) fn weight_bytes([out, width]: [usize; 2], source: &WeightSource<'_>) -> u64 {
+    let elements = (out.next_multiple_of(crate::cpu::PANEL) * width) as u64;
+    let bias = source.bias.map_or(0, |bias| bias.len() as u64 * 4);
+    let values = match source.format {
+        WeightFormat::F32 => elements * 4,
+        WeightFormat::Nf4 { double_quantization } => {
+            let blocks = source.parts.iter().map(|p| (p.shape[0] * p.shape[1]).div_ceil(64) as u64);
+            let scales = |count: u64| {
+                if double_quantization { count + count.div_ceil(256) * 4 + 4 } else { count * 4 }
+            };
+            elements / 2 + blocks.map(scales).sum::<u64>()
+        }
+    };
+    values + bias
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn everything_is_counted_and_given_back() {
+        let null = Null::new(&DeviceRequest { memory_limit: Some(1000), ..Default::default() });
+        let buffer = null.allocate(600, Category::Activations).unwrap();
+        assert!(matches!(
+            null.allocate(500, Category::Activations),
+            Err(Error::OutOfMemory { free: 400, .. })
+        ));
+        let mut bytes = [1; 8];
+        null.download(buffer.all(), &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 8]);
+        drop(buffer);
+        assert_eq!((null.memory().live, null.memory().peak), (0, 600));
     }
 }

@@ -1,106 +1,130 @@
-//! Weights of linear layers: what comes in from a file, and the opaque form a device keeps.
+//! Frozen matrices, prepared once for the products of one device.
 
 use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
 
-use crate::Error;
+use crate::{Error, Result};
 
-/// Element type of weights in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightDtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-/// How a device keeps a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightFormat {
-    F32,
-    Nf4 { double_quantization: bool },
-}
-
-/// One matrix [out, in], row-major, little-endian.
-#[derive(Debug, Clone, Copy)]
-pub struct WeightPart<'a> {
-    pub bytes: &'a [u8],
-    pub shape: [usize; 2],
-    pub dtype: WeightDtype,
-}
-
-/// A weight to be prepared: parts stacked along `out` (such as query, key and value), each quantized by itself.
-#[derive(Debug, Clone, Copy)]
-pub struct WeightSource<'a> {
-    pub parts: &'a [WeightPart<'a>],
-    pub format: WeightFormat,
-    /// f32 [out of all parts].
-    pub bias: Option<&'a [f32]>,
-}
-
-/// A weight in a device's own layout.
+/// A prepared matrix W [out, in]. Its layout is the backend's business.
 #[derive(Clone)]
 pub struct Weight {
-    pub(crate) shape: [usize; 2],
-    pub(crate) format: WeightFormat,
-    pub(crate) inner: Arc<dyn Any + Send + Sync>,
+    shape: [usize; 2],
+    has_bias: bool,
+    inner: Arc<dyn Any + Send + Sync>,
 }
 
 impl Weight {
+    pub(crate) fn new(shape: [usize; 2], has_bias: bool, inner: Arc<dyn Any + Send + Sync>) -> Self {
+        Weight { shape, has_bias, inner }
+    }
+
+    pub(crate) fn inner<W: 'static>(&self) -> Result<&W> {
+        self.inner.downcast_ref().ok_or(Error::Foreign { what: "weight" })
+    }
+
     /// [out, in]
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    pub fn format(&self) -> WeightFormat {
-        self.format
+    pub fn has_bias(&self) -> bool {
+        self.has_bias
     }
 }
 
-impl fmt::Debug for Weight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Weight({}x{}, {:?})", self.shape[0], self.shape[1], self.format)
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Weight({:?}, bias {})", self.shape, self.has_bias)
     }
 }
 
-impl WeightDtype {
-    pub fn bytes(self) -> usize {
-        match self {
-            WeightDtype::F32 => 4,
-            WeightDtype::F16 | WeightDtype::Bf16 => 2,
+/// Host bytes of a matrix, perhaps in parts that are stacked along `out`.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightSource<'a> {
+    /// All with the same `in`. Each is quantized by itself.
+    pub parts: &'a [WeightPart<'a>],
+    /// f32 [sum of out]; never quantized.
+    pub bias: Option<&'a [f32]>,
+    pub format: WeightFormat,
+}
+
+/// One matrix, row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightPart<'a> {
+    /// Little-endian; need not be aligned.
+    pub bytes: &'a [u8],
+    /// [out, in]
+    pub shape: [usize; 2],
+    pub dtype: SourceDtype,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceDtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// What the values of a prepared matrix are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightFormat {
+    F32,
+    /// [`motley_kernels::nf4`], quantized from the values as f32.
+    Nf4 {
+        double_quantization: bool,
+    },
+}
+
+impl WeightSource<'_> {
+    /// [sum of out, in]
+    ///
+    /// # Errors
+    /// Parts of different widths, byte lengths or a bias that do not fit.
+    pub fn shape(&self) -> Result<[usize; 2]> {
+        let width = self.parts.first().map_or(0, |part| part.shape[1]);
+        for part in self.parts {
+            if part.shape[1] != width {
+                return Err(Error::Weight { problem: "part width", wanted: width, given: part.shape[1] });
+            }
+            let (wanted, given) = (part.shape[0] * width * part.dtype.bytes(), part.bytes.len());
+            if wanted != given {
+                return Err(Error::Weight { problem: "byte length", wanted, given });
+            }
+        }
+        let out = self.parts.iter().map(|part| part.shape[0]).sum();
+        match self.bias {
+            Some(bias) if bias.len() != out => {
+                Err(Error::Weight { problem: "bias length", wanted: out, given: bias.len() })
+            }
+            _ => Ok([out, width]),
         }
     }
 }
 
 impl WeightPart<'_> {
-    /// The values as f32.
-    pub(crate) fn values(&self) -> Vec<f32> {
-        let half =
-            |decode: fn([u8; 2]) -> f32| self.bytes.chunks_exact(2).map(|b| decode([b[0], b[1]])).collect();
+    /// The values as f32, row-major.
+    pub fn values(&self) -> Vec<f32> {
+        let wide = |bytes: &[u8]| [bytes[0], bytes[1]];
         match self.dtype {
-            WeightDtype::F32 => {
-                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            SourceDtype::F32 => {
+                let quads = self.bytes.chunks_exact(4);
+                quads.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
             }
-            WeightDtype::F16 => half(|b| half::f16::from_le_bytes(b).to_f32()),
-            WeightDtype::Bf16 => half(|b| half::bf16::from_le_bytes(b).to_f32()),
+            SourceDtype::F16 => {
+                self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes(wide(b)).to_f32()).collect()
+            }
+            SourceDtype::Bf16 => {
+                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes(wide(b)).to_f32()).collect()
+            }
         }
     }
 }
 
-impl WeightSource<'_> {
-    /// Checks the parts against each other and returns [out, in].
-    pub(crate) fn shape(&self) -> Result<[usize; 2], Error> {
-        let columns = self.parts.first().map_or(0, |part| part.shape[1]);
-        let rows = self.parts.iter().map(|part| part.shape[0]).sum();
-        for part in self.parts {
-            let expected = part.shape[0] * part.shape[1] * part.dtype.bytes();
-            if part.bytes.len() != expected || part.shape[1] != columns {
-                return Err(Error::WeightShape { shape: part.shape, bytes: part.bytes.len(), expected });
-            }
+impl SourceDtype {
+    pub fn bytes(self) -> usize {
+        match self {
+            SourceDtype::F32 => 4,
+            SourceDtype::F16 | SourceDtype::Bf16 => 2,
         }
-        if let Some(bias) = self.bias.filter(|bias| bias.len() != rows) {
-            return Err(Error::WeightShape { shape: [rows, 1], bytes: bias.len() * 4, expected: rows * 4 });
-        }
-        Ok([rows, columns])
     }
 }

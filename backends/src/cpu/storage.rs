@@ -1,141 +1,237 @@
-//! Host memory for buffers: aligned, counted, and kept for reuse when given back.
+//! Memory of the CPU: cache-line aligned, counted, kept for reuse when freed, and claimed by each call, so that two
+//! threads never use one buffer at odds.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use crate::memory::Ledger;
-use crate::{Category, Error};
+use motley_kernels::Slice;
 
-/// A cache line; also the width of the widest vector register.
-const ALIGNMENT: usize = 64;
-/// Free memory kept for reuse; training steps ask for the same sizes again and again.
-const FREE_BYTES_MAX: usize = 1 << 30;
-/// Sizes are rounded up to this, so that batches of nearly the same size reuse each other's buffers.
-const GRANULE: usize = 4096;
+use crate::buffer::{Buffer, View};
+use crate::memory::{Category, Ledger};
+use crate::{Error, Result};
 
-/// Given-back memory, by size.
-pub(super) struct Store {
-    ledger: Arc<Ledger>,
-    free: Mutex<Free>,
+/// One cache line, and one vector register at its widest.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([u8; 64]);
+
+/// Freed memory kept for reuse: about what the activations of one training step of a small encoder need.
+const CACHED_BYTES_MAX: usize = 1 << 30;
+
+/// Freed memory of this device, by its number of lines, and the count of all memory.
+pub(super) struct Shelf {
+    pub ledger: Ledger,
+    free: Mutex<BTreeMap<usize, Vec<Box<[Line]>>>>,
 }
 
-#[derive(Default)]
-struct Free {
-    blocks: BTreeMap<usize, Vec<Block>>,
-    bytes: usize,
-}
-
-/// Memory from the allocator.
-struct Block {
-    start: NonNull<u8>,
-    capacity: usize,
-}
-
-// SAFETY: a block is plain memory; it is owned by one holder at a time.
-unsafe impl Send for Block {}
-// SAFETY: shared access goes through `Storage`, whose users hold the backend's queue.
-unsafe impl Sync for Block {}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `Block::new` with this layout.
-        unsafe { dealloc(self.start.as_ptr(), layout(self.capacity)) }
-    }
-}
-
-impl Block {
-    fn new(capacity: usize) -> Option<Self> {
-        // SAFETY: `layout` never has size zero.
-        let start = NonNull::new(unsafe { alloc(layout(capacity)) })?;
-        // Contents are unspecified, but must be initialised; a NaN shows where they are used.
-        // SAFETY: freshly allocated, `capacity` bytes.
-        unsafe { start.as_ptr().write_bytes(0xff, capacity) };
-        Some(Block { start, capacity })
-    }
-}
-
-fn layout(capacity: usize) -> Layout {
-    Layout::from_size_align(capacity.max(GRANULE), ALIGNMENT).expect("capacities are below isize::MAX")
-}
-
-/// Memory behind one buffer.
-pub(super) struct Storage {
-    block: Option<Block>,
-    category: Category,
-    store: Arc<Store>,
-}
-
-impl Store {
-    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        Store { ledger, free: Mutex::default() }
+impl Shelf {
+    pub fn new(ledger: Ledger) -> Self {
+        Shelf { ledger, free: Mutex::default() }
     }
 
-    pub(super) fn take(self: &Arc<Self>, bytes: usize, category: Category) -> Result<Storage, Error> {
-        let refused = || Error::OutOfMemory { requested: bytes as u64, free: 0, category: category.name() };
-        if bytes > isize::MAX as usize / 2 {
-            return Err(refused());
-        }
-        let capacity = bytes.max(1).next_multiple_of(GRANULE);
-        self.ledger.take(capacity as u64, category)?;
-        let block = match self.reuse(capacity) {
-            Some(block) => Some(block),
-            None => Block::new(capacity),
+    /// Allocates a buffer; its contents are zeros, or anything if `stale` will do.
+    pub fn buffer(self: &Arc<Self>, bytes: usize, category: Category, stale: bool) -> Result<Buffer> {
+        self.ledger.take(bytes as u64, category)?;
+        let wanted = bytes.div_ceil(size_of::<Line>());
+        let lines = match self.reuse(wanted) {
+            Some(mut lines) => {
+                if !stale {
+                    lines[..wanted].fill(Line([0; 64]));
+                }
+                lines
+            }
+            None => bytemuck::allocation::zeroed_slice_box(wanted),
         };
-        if block.is_none() {
-            self.ledger.give(capacity as u64, category);
-            return Err(refused());
-        }
-        Ok(Storage { block, category, store: self.clone() })
+        let count = lines.len();
+        let start = Box::into_raw(lines).cast::<u8>();
+        let storage =
+            Storage { start, count, bytes, category, users: AtomicIsize::new(0), shelf: self.clone() };
+        Ok(Buffer::new(bytes, Arc::new(storage)))
     }
 
-    fn reuse(&self, capacity: usize) -> Option<Block> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = free.blocks.get_mut(&capacity)?.pop()?;
-        free.bytes -= capacity;
-        Some(block)
+    /// The smallest freed block that is large enough and at most a quarter too large.
+    fn reuse(&self, wanted: usize) -> Option<Box<[Line]>> {
+        let mut free = self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (&count, _) = free.range(wanted..=wanted + wanted / 4).next()?;
+        let blocks = free.get_mut(&count)?;
+        let block = blocks.pop();
+        if blocks.is_empty() {
+            free.remove(&count);
+        }
+        self.ledger.report().cached -= (count * size_of::<Line>()) as u64;
+        block
     }
 
-    fn keep(&self, block: Block) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.bytes + block.capacity > FREE_BYTES_MAX {
-            // What was kept was of other sizes than what is asked for now.
-            *free = Free::default();
+    fn keep(&self, lines: Box<[Line]>) {
+        let bytes = size_of_val(&*lines) as u64;
+        let mut free = self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut report = self.ledger.report();
+        let most = self.ledger.limit().map_or(u64::MAX, |limit| limit.saturating_sub(report.live));
+        if report.cached + bytes > most.min(CACHED_BYTES_MAX as u64) {
+            free.clear();
+            report.cached = 0;
         }
-        if block.capacity <= FREE_BYTES_MAX {
-            free.bytes += block.capacity;
-            free.blocks.entry(block.capacity).or_default().push(block);
+        if bytes <= most.min(CACHED_BYTES_MAX as u64) {
+            report.cached += bytes;
+            free.entry(lines.len()).or_default().push(lines);
         }
+    }
+}
+
+/// Memory of one buffer.
+pub(super) struct Storage {
+    start: *mut u8,
+    /// Lines behind `start`.
+    count: usize,
+    bytes: usize,
+    category: Category,
+    /// Readers if positive, −1 for a writer.
+    users: AtomicIsize,
+    shelf: Arc<Shelf>,
+}
+
+// SAFETY: the memory is reached only through a `Claim`, which admits one writer or several readers.
+unsafe impl Send for Storage {}
+// SAFETY: as above.
+unsafe impl Sync for Storage {}
+
+impl Storage {
+    fn take(&self, writes: bool) -> bool {
+        let next = |users: isize| match (writes, users) {
+            (true, 0) => Some(-1),
+            (false, 0..) => Some(users + 1),
+            _ => None,
+        };
+        self.users.fetch_update(Ordering::Acquire, Ordering::Relaxed, next).is_ok()
+    }
+
+    fn release(&self, writes: bool) {
+        self.users.fetch_add(if writes { 1 } else { -1 }, Ordering::Release);
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.store.ledger.give(block.capacity as u64, self.category);
-            self.store.keep(block);
+        let lines = std::ptr::slice_from_raw_parts_mut(self.start.cast::<Line>(), self.count);
+        // SAFETY: `start` and `count` are those of the box that `Shelf::buffer` took apart, and nobody has them now.
+        self.shelf.keep(unsafe { Box::from_raw(lines) });
+        self.shelf.ledger.give_back(self.bytes as u64, self.category);
+    }
+}
+
+/// The right of one call to use its buffers.
+pub(super) struct Claim<'a> {
+    views: Vec<(View<'a>, bool)>,
+    /// Each storage once, with whether it is written.
+    held: Vec<(&'a Storage, bool)>,
+}
+
+impl<'a> Claim<'a> {
+    /// Claims views, each to be read or (true) written.
+    ///
+    /// # Errors
+    /// Foreign buffers, written parts that overlap others, or another thread's call in the way.
+    pub fn new(what: &'static str, views: Vec<(View<'a>, bool)>) -> Result<Self> {
+        let mut wanted: Vec<(&'a Storage, bool)> = Vec::with_capacity(views.len());
+        for (i, (view, writes)) in views.iter().enumerate() {
+            let storage = view.buffer.memory::<Storage>().ok_or(Error::Foreign { what })?;
+            view.check(what)?;
+            for (other, other_writes) in &views[..i] {
+                let same = other.buffer.memory().is_some_and(|s| std::ptr::eq::<Storage>(s, storage));
+                let apart =
+                    other.offset + other.bytes <= view.offset || view.offset + view.bytes <= other.offset;
+                if same && !apart && (*writes || *other_writes) {
+                    return Err(Error::Overlap { what });
+                }
+            }
+            match wanted.iter_mut().find(|(known, _)| std::ptr::eq(*known, storage)) {
+                Some((_, known)) => *known |= writes,
+                None => wanted.push((storage, *writes)),
+            }
+        }
+        let mut claim = Claim { views, held: Vec::with_capacity(wanted.len()) };
+        for (storage, writes) in wanted {
+            if !storage.take(writes) {
+                return Err(Error::Busy { what });
+            }
+            claim.held.push((storage, writes));
+        }
+        Ok(claim)
+    }
+
+    /// The memory of each view, in order. Taken once.
+    pub fn slices(&mut self) -> Vec<Slice<'_>> {
+        let views = std::mem::take(&mut self.views);
+        let slice = |(view, writes): (View<'a>, bool)| {
+            let storage = view.buffer.memory::<Storage>().expect("checked when it was claimed");
+            // SAFETY: `check` proved the range to lie inside the storage, whose memory is initialised and lives as
+            // long as the claim; other calls are kept out by `users`, and within this one written ranges are disjoint
+            // from all others. The views are taken away, so this happens once.
+            unsafe {
+                let start = storage.start.add(view.offset);
+                if writes {
+                    Slice::Write(std::slice::from_raw_parts_mut(start, view.bytes))
+                } else {
+                    Slice::Read(std::slice::from_raw_parts(start, view.bytes))
+                }
+            }
+        };
+        views.into_iter().map(slice).collect()
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        for (storage, writes) in &self.held {
+            storage.release(*writes);
         }
     }
 }
 
-impl Storage {
-    fn start(&self) -> *mut u8 {
-        self.block.as_ref().expect("only drop takes the block").start.as_ptr()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shelf() -> Arc<Shelf> {
+        Arc::new(Shelf::new(Ledger::new("cpu:0", None)))
     }
 
-    /// # Safety
-    /// In bounds, and not written while the slice lives.
-    pub(super) unsafe fn slice(&self, offset: usize, bytes: usize) -> &[u8] {
-        // SAFETY: by the caller's promise; memory is initialised when allocated.
-        unsafe { std::slice::from_raw_parts(self.start().add(offset), bytes) }
+    #[test]
+    fn freed_memory_is_used_again_and_is_zero_unless_stale_will_do() {
+        let shelf = shelf();
+        let buffer = shelf.buffer(1000, Category::Activations, false).unwrap();
+        {
+            let mut claim = Claim::new("test", vec![(buffer.all(), true)]).unwrap();
+            let Slice::Write(bytes) = claim.slices().remove(0) else { panic!("asked for writing") };
+            bytes.fill(7);
+        }
+        drop(buffer);
+        assert_eq!(shelf.ledger.report().cached, 1024);
+        for (stale, wanted) in [(true, 7), (false, 0)] {
+            let buffer = shelf.buffer(900, Category::Activations, stale).unwrap();
+            assert_eq!(shelf.ledger.report().cached, 0);
+            let mut claim = Claim::new("test", vec![(buffer.all(), false)]).unwrap();
+            let Slice::Read(bytes) = claim.slices().remove(0) else { panic!("asked for reading") };
+            assert!(bytes.len() == 900 && bytes.iter().all(|b| *b == wanted));
+        }
     }
 
-    /// # Safety
-    /// In bounds, and no other slice of it lives.
-    #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn slice_mut(&self, offset: usize, bytes: usize) -> &mut [u8] {
-        // SAFETY: by the caller's promise; memory is initialised when allocated.
-        unsafe { std::slice::from_raw_parts_mut(self.start().add(offset), bytes) }
+    #[test]
+    fn calls_at_odds_are_refused() {
+        let shelf = shelf();
+        let buffer = shelf.buffer(64, Category::Workspace, false).unwrap();
+        let claim = |views| Claim::new("test", views);
+        assert!(claim(vec![(buffer.all(), false), (buffer.all(), false)]).is_ok());
+        assert!(claim(vec![(buffer.part(0, 32), false), (buffer.part(32, 32), true)]).is_ok());
+        let overlapping = claim(vec![(buffer.part(0, 36), false), (buffer.part(32, 32), true)]);
+        assert!(matches!(overlapping, Err(Error::Overlap { .. })));
+        assert!(matches!(claim(vec![(buffer.part(60, 8), false)]), Err(Error::OutOfBounds { .. })));
+        assert!(matches!(claim(vec![(buffer.at(2), false)]), Err(Error::Misaligned { .. })));
+        let first = claim(vec![(buffer.all(), false)]).unwrap();
+        assert!(claim(vec![(buffer.all(), false)]).is_ok());
+        assert!(matches!(claim(vec![(buffer.all(), true)]), Err(Error::Busy { .. })));
+        drop(first);
+        assert!(claim(vec![(buffer.all(), true)]).is_ok());
     }
 }

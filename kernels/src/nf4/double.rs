@@ -72,10 +72,12 @@ impl DoubleQuantized {
     /// The scales that the codes stand for.
     pub fn absmax(&self) -> Vec<f32> {
         let map = dynamic_map();
-        let value = |(i, code): (usize, &u8)| {
-            map[*code as usize] * self.nested_absmax[i / NESTED_BLOCK] + self.offset
-        };
-        self.codes.iter().enumerate().map(value).collect()
+        (0..self.codes.len()).map(|block| self.value(block, map)).collect()
+    }
+
+    /// Scale of one block.
+    pub fn value(&self, block: usize, map: &[f32; 256]) -> f32 {
+        map[usize::from(self.codes[block])] * self.nested_absmax[block / NESTED_BLOCK] + self.offset
     }
 }
 
