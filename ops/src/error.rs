@@ -47,6 +47,8 @@ pub enum Error {
     State { problem: String },
     #[error("{given} embeddings of {expected} were given")]
     EmbeddingCount { given: usize, expected: usize },
+    #[error(transparent)]
+    Backend(#[from] motley_backends::Error),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! model     config.json, pooling, weights by name, texts packed without padding
-//! device    tensors on a backend, one function for each kernel entry
-//! tape      what a forward pass leaves behind, and the way back through it
-//! encoder   the forward pass, with and without a tape
+//! device    tensors on a backend, short ways to make, launch and read
+//! tape      what a forward pass leaves behind for the way back
+//! encoder   forward and backward through a model, with an adapter attached or not
 //! adapter   LoRA: targets, factors, PEFT's files
 //! learn     losses, schedules, the trainer
 //! metric    what a model is worth
@@ -12,9 +12,15 @@
 //!
 //! Nothing here opens a file, a socket or a clock: bytes and texts come in, bytes and numbers go out.
 
+mod adapter;
+mod device;
+mod encoder;
 mod error;
 pub mod metric;
-pub mod model;
+mod model;
+mod tape;
 
+pub use adapter::{Adapter, BaseIdentity, LoraConfig, Role, Targets, module_path};
+pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization};
 pub use error::{Error, Result};
-pub use model::{ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText};
+pub use model::{ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, split_by_budget};

@@ -1,0 +1,388 @@
+//! The forward pass over a packed batch: one function for each step, each leaving a record if there is a tape.
+
+use motley_backends::{Buffer, Category, Direction, Epilogue, Linear};
+use motley_kernels::{attention, dropout, embed, gelu, layer_norm, lora, normalize, pool};
+
+use super::{Encoder, ModelDropout};
+use crate::adapter::{Module, SITES_A_LAYER};
+use crate::device::{Device, Tensor, from_element};
+use crate::tape::{LinearAt, NormAt, Saved, Tape, Value};
+use crate::{PackedBatch, Result};
+
+/// Sites of the base model's dropout within a layer; those below are the adapters' roles.
+pub(super) const ATTENTION_SITE: u32 = 8;
+const ATTENTION_OUTPUT_SITE: u32 = 9;
+const OUTPUT_SITE: u32 = 10;
+/// Behind the embeddings: a site of no layer.
+const EMBEDDINGS_SITE: u32 = u32::MAX;
+
+/// A packed batch on a device.
+pub(crate) struct DeviceBatch {
+    pub(super) tokens: usize,
+    pub(super) texts: usize,
+    token_ids: Buffer,
+    position_ids: Buffer,
+    type_ids: Buffer,
+    pub(super) rows: Buffer,
+    pub(super) cumulative_lengths: Buffer,
+}
+
+impl DeviceBatch {
+    pub(crate) fn upload(device: &Device, batch: &PackedBatch) -> Result<Self> {
+        let upload = |values: &[u32]| device.upload_u32(values, Category::Activations);
+        Ok(DeviceBatch {
+            tokens: batch.tokens(),
+            texts: batch.texts(),
+            token_ids: upload(&batch.token_ids)?,
+            position_ids: upload(&batch.position_ids)?,
+            type_ids: upload(&batch.type_ids)?,
+            rows: upload(&batch.rows)?,
+            cumulative_lengths: upload(&batch.cumulative_lengths)?,
+        })
+    }
+}
+
+/// What random draws of a training step depend on, besides the name of the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Draws {
+    pub(crate) seed: u64,
+    pub(crate) step: u32,
+}
+
+/// One forward pass. With draws it is a training pass; with a tape it can be walked back.
+pub(crate) struct Pass<'a> {
+    pub(crate) encoder: &'a Encoder,
+    pub(crate) batch: &'a DeviceBatch,
+    pub(crate) draws: Option<Draws>,
+    pub(crate) tape: Option<Tape>,
+}
+
+impl Pass<'_> {
+    /// The embeddings [texts, hidden]. `checkpoint` keeps of each layer only its input.
+    pub(crate) fn run(&mut self, checkpoint: bool) -> Result<Value> {
+        let mut x = self.embeddings()?;
+        for layer in 0..self.encoder.layers.len() {
+            x = if checkpoint { self.layer_checkpointed(layer, x)? } else { self.layer(layer, x)? };
+        }
+        let pooled = self.pool(x)?;
+        if self.encoder.pooling.normalize { self.normalize(pooled) } else { Ok(pooled) }
+    }
+
+    pub(super) fn layer(&mut self, layer: usize, x: Value) -> Result<Value> {
+        let site = layer as u32 * SITES_A_LAYER;
+        let qkv = self.linear(LinearAt::Qkv(layer), &x)?;
+        let mixed = self.attention(layer, qkv)?;
+        let mixed = self.linear(LinearAt::AttentionOutput(layer), &mixed)?;
+        let mixed = self.base_dropout(mixed, site + ATTENTION_OUTPUT_SITE)?;
+        let x = self.residual_norm(NormAt::Attention(layer), mixed, x)?;
+        let wide = self.feed_forward_activation(layer, &x)?;
+        let out = self.linear(LinearAt::Output(layer), &wide)?;
+        drop(wide);
+        let out = self.base_dropout(out, site + OUTPUT_SITE)?;
+        self.residual_norm(NormAt::Output(layer), out, x)
+    }
+
+    /// A layer of which the tape keeps the input alone; backward runs it again.
+    fn layer_checkpointed(&mut self, layer: usize, x: Value) -> Result<Value> {
+        let tape = self.tape.take();
+        let input = Value { tensor: x.tensor.clone(), node: None };
+        let out = self.layer(layer, input)?;
+        self.tape = tape;
+        let trained = x.node.is_some() || self.encoder.layer_is_adapted(layer);
+        Ok(self.record(out.tensor, [x.node, None], trained, || Saved::Layer { layer, x }))
+    }
+
+    fn record(
+        &mut self,
+        tensor: Tensor,
+        inputs: [Option<usize>; 2],
+        trained: bool,
+        saved: impl FnOnce() -> Saved,
+    ) -> Value {
+        let tape = self.tape.as_mut().filter(|_| trained || inputs.iter().any(Option::is_some));
+        let node = tape.map(|tape| tape.push(inputs, saved()));
+        Value { tensor, node }
+    }
+
+    fn device(&self) -> &Device {
+        &self.encoder.device
+    }
+
+    fn embeddings(&mut self) -> Result<Value> {
+        let (batch, tables, hidden) = (self.batch, &self.encoder.embeddings, self.encoder.config.hidden);
+        let out = self.device().activation(batch.tokens, hidden)?;
+        let args = embed::Args { tokens: batch.tokens as u32, hidden: hidden as u32 };
+        let bindings = [
+            (&batch.token_ids).into(),
+            (&batch.position_ids).into(),
+            (&batch.type_ids).into(),
+            (&tables.word).into(),
+            (&tables.position).into(),
+            (&tables.token_type).into(),
+            out.bound(),
+        ];
+        self.device().launch(&embed::FORWARD, &args, &bindings)?;
+        let value = self.norm(NormAt::Embeddings, out)?;
+        self.base_dropout(value, EMBEDDINGS_SITE)
+    }
+
+    /// The first LayerNorm; nothing trained stands before it.
+    fn norm(&mut self, at: NormAt, x: Tensor) -> Result<Value> {
+        let norm = self.encoder.norm(at);
+        let y = self.device().activation(x.rows, x.width)?;
+        let (mean, deviation) = (self.device().activation(x.rows, 1)?, self.device().activation(x.rows, 1)?);
+        let args = self.norm_args(&x);
+        let bindings = [
+            x.bound(),
+            (&norm.gamma).into(),
+            (&norm.beta).into(),
+            y.bound(),
+            mean.bound(),
+            deviation.bound(),
+        ];
+        self.device().launch(&layer_norm::FORWARD, &args, &bindings)?;
+        Ok(Value { tensor: y, node: None })
+    }
+
+    pub(super) fn norm_args(&self, x: &Tensor) -> layer_norm::Args {
+        let epsilon = self.encoder.config.layer_norm_epsilon;
+        layer_norm::Args { rows: x.rows as u32, hidden: x.width as u32, epsilon }
+    }
+
+    /// LayerNorm of x + residual; `x` is written over.
+    fn residual_norm(&mut self, at: NormAt, x: Value, residual: Value) -> Result<Value> {
+        let norm = self.encoder.norm(at);
+        let (sum, inputs) = (x.tensor, [x.node, residual.node]);
+        let y = self.device().activation(sum.rows, sum.width)?;
+        let mean = self.device().activation(sum.rows, 1)?;
+        let reciprocal_deviation = self.device().activation(sum.rows, 1)?;
+        let args = self.norm_args(&sum);
+        let bindings = [
+            sum.bound(),
+            residual.tensor.bound(),
+            (&norm.gamma).into(),
+            (&norm.beta).into(),
+            y.bound(),
+            mean.bound(),
+            reciprocal_deviation.bound(),
+        ];
+        self.device().launch(&layer_norm::RESIDUAL_FORWARD, &args, &bindings)?;
+        Ok(self.record(y, inputs, false, || Saved::Norm { at, sum, mean, reciprocal_deviation }))
+    }
+
+    /// x·Wᵀ + bias, and what the adapter adds.
+    fn linear(&mut self, at: LinearAt, x: &Value) -> Result<Value> {
+        let (weight, _) = self.encoder.linear(at);
+        let output = self.device().activation(x.tensor.rows, weight.shape()[0])?;
+        self.device().backend.linear(&Linear {
+            weight,
+            direction: Direction::Forward,
+            rows: x.tensor.rows,
+            input: x.tensor.bound(),
+            output: output.bound(),
+            epilogue: Epilogue::Bias,
+            accumulate: false,
+        })?;
+        let modules = self.encoder.adapted(at);
+        let mut hidden = Vec::with_capacity(modules.len());
+        for (module, column) in &modules {
+            hidden.push(self.add_adapter(module, *column, &x.tensor, &output)?);
+        }
+        let adapted = !modules.is_empty();
+        let saved = || Saved::Linear { at, x: adapted.then(|| x.tensor.clone()), hidden };
+        Ok(self.record(output, [x.node, None], adapted, saved))
+    }
+
+    /// Adds scale·(dropout(x)·Aᵀ)·Bᵀ to the columns of `output` from `column` on and returns dropout(x)·Aᵀ.
+    fn add_adapter(&self, module: &Module, column: usize, x: &Tensor, output: &Tensor) -> Result<Tensor> {
+        let adapter = self.encoder.adapter.as_ref().expect("modules come from the adapter");
+        let rank = adapter.config.rank;
+        let hidden = self.device().activation(x.rows, rank)?;
+        let dropped = self.adapter_input(module, x)?;
+        let down = lora_args(x.rows, rank, (module.inputs, module.inputs, 0), 1.0);
+        let factor = from_element(&adapter.parameters, module.a);
+        self.device().launch(&lora::DOT, &down, &[dropped.bound(), factor, hidden.bound()])?;
+        let up = lora_args(x.rows, rank, (module.outputs, output.width, column), adapter.config.scale());
+        let factor = from_element(&adapter.parameters, module.b);
+        self.device().launch(&lora::EXPAND, &up, &[hidden.bound(), factor, output.bound()])?;
+        Ok(hidden)
+    }
+
+    /// What a module's first factor is multiplied with: x, in training after the adapter's dropout.
+    pub(super) fn adapter_input(&self, module: &Module, x: &Tensor) -> Result<Tensor> {
+        let probability = self.encoder.adapter.as_ref().map_or(0.0, |adapter| adapter.config.dropout);
+        match self.dropout_args(x, probability, module.site()) {
+            None => Ok(x.clone()),
+            Some(args) => {
+                let y = self.device().activation(x.rows, x.width)?;
+                let bindings = [x.bound(), (&self.batch.rows).into(), y.bound()];
+                self.device().launch(&dropout::APPLY, &args, &bindings)?;
+                Ok(y)
+            }
+        }
+    }
+
+    /// Nothing where nothing is dropped.
+    pub(super) fn dropout_args(&self, x: &Tensor, probability: f32, site: u32) -> Option<dropout::Args> {
+        let draws = self.draws.filter(|_| probability > 0.0)?;
+        Some(dropout::Args {
+            rows: x.rows as u32,
+            features: x.width as u32,
+            probability,
+            seed_low: draws.seed as u32,
+            seed_high: (draws.seed >> 32) as u32,
+            step: draws.step,
+            site,
+            stride: x.width as u32,
+            offset: 0,
+        })
+    }
+
+    /// The base model's own dropout, if it was asked for at loading.
+    fn base_dropout(&mut self, x: Value, site: u32) -> Result<Value> {
+        let Some(args) = self.dropout_args(&x.tensor, self.encoder.hidden_dropout(), site) else {
+            return Ok(x);
+        };
+        let y = self.device().activation(x.tensor.rows, x.tensor.width)?;
+        let bindings = [x.tensor.bound(), (&self.batch.rows).into(), y.bound()];
+        self.device().launch(&dropout::APPLY, &args, &bindings)?;
+        Ok(self.record(y, [x.node, None], false, || Saved::Dropout { site }))
+    }
+
+    /// The wide half of a feed-forward block. The activation is fused with the product where nothing stands between
+    /// them and nothing is kept.
+    fn feed_forward_activation(&mut self, layer: usize, x: &Value) -> Result<Value> {
+        let (at, kind) = (LinearAt::Intermediate(layer), self.encoder.config.activation);
+        if self.draws.is_none() && self.tape.is_none() && self.encoder.adapted(at).is_empty() {
+            let (weight, _) = self.encoder.linear(at);
+            let output = self.device().activation(x.tensor.rows, weight.shape()[0])?;
+            self.device().backend.linear(&Linear {
+                weight,
+                direction: Direction::Forward,
+                rows: x.tensor.rows,
+                input: x.tensor.bound(),
+                output: output.bound(),
+                epilogue: Epilogue::BiasGelu(kind),
+                accumulate: false,
+            })?;
+            return Ok(Value { tensor: output, node: None });
+        }
+        let wide = self.linear(at, x)?;
+        let y = self.device().activation(wide.tensor.rows, wide.tensor.width)?;
+        let args = gelu::Args { count: y.count() as u32, kind: kind as u32 };
+        self.device().launch(&gelu::FORWARD, &args, &[wide.tensor.bound(), y.bound()])?;
+        let (x, node) = (wide.tensor, wide.node);
+        Ok(self.record(y, [node, None], false, || Saved::Activation { x }))
+    }
+
+    pub(super) fn attention_args(&self, layer: usize) -> attention::Args {
+        let (config, batch) = (&self.encoder.config, self.batch);
+        let head_dim = config.hidden / config.heads;
+        let draws = self.draws.unwrap_or(Draws { seed: 0, step: 0 });
+        let dropout = if self.draws.is_some() { self.encoder.attention_dropout() } else { 0.0 };
+        attention::Args {
+            tokens: batch.tokens as u32,
+            texts: batch.texts as u32,
+            heads: config.heads as u32,
+            kv_heads: config.heads as u32,
+            head_dim: head_dim as u32,
+            stride: 3 * config.hidden as u32,
+            query: 0,
+            key: config.hidden as u32,
+            value: 2 * config.hidden as u32,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            causal: 0,
+            dropout,
+            seed_low: draws.seed as u32,
+            seed_high: (draws.seed >> 32) as u32,
+            step: draws.step,
+            site: layer as u32 * SITES_A_LAYER + ATTENTION_SITE,
+        }
+    }
+
+    fn attention(&mut self, layer: usize, qkv: Value) -> Result<Value> {
+        let (tokens, config) = (self.batch.tokens, &self.encoder.config);
+        let out = self.device().activation(tokens, config.hidden)?;
+        let log_sum_exp = self.device().activation(tokens, config.heads)?;
+        let bindings = [
+            qkv.tensor.bound(),
+            (&self.batch.cumulative_lengths).into(),
+            (&self.batch.rows).into(),
+            out.bound(),
+            log_sum_exp.bound(),
+        ];
+        self.device().launch(&attention::FORWARD, &self.attention_args(layer), &bindings)?;
+        let (node, qkv) = (qkv.node, qkv.tensor);
+        let kept = out.clone();
+        Ok(self.record(out, [node, None], false, || Saved::Attention { layer, qkv, out: kept, log_sum_exp }))
+    }
+
+    pub(super) fn pool_args(&self) -> pool::Args {
+        pool::Args {
+            texts: self.batch.texts as u32,
+            hidden: self.encoder.config.hidden as u32,
+            kind: self.encoder.pooling.kind as u32,
+        }
+    }
+
+    fn pool(&mut self, x: Value) -> Result<Value> {
+        let out = self.device().activation(self.batch.texts, self.encoder.config.hidden)?;
+        let bindings = [x.tensor.bound(), (&self.batch.cumulative_lengths).into(), out.bound()];
+        self.device().launch(&pool::FORWARD, &self.pool_args(), &bindings)?;
+        let (node, x) = (x.node, x.tensor);
+        Ok(self.record(out, [node, None], false, || Saved::Pool { x }))
+    }
+
+    fn normalize(&mut self, x: Value) -> Result<Value> {
+        let (rows, width) = (x.tensor.rows, x.tensor.width);
+        let (y, length) = (self.device().activation(rows, width)?, self.device().activation(rows, 1)?);
+        let args = normalize::Args { rows: rows as u32, width: width as u32 };
+        let bindings = [x.tensor.bound(), y.bound(), length.bound()];
+        self.device().launch(&normalize::FORWARD, &args, &bindings)?;
+        let kept = y.clone();
+        Ok(self.record(y, [x.node, None], false, || Saved::Normalize { y: kept, length }))
+    }
+}
+
+impl Encoder {
+    /// Adapted modules of a linear layer, each with its first column of the output.
+    pub(super) fn adapted(&self, at: LinearAt) -> Vec<(Module, usize)> {
+        let Some(adapter) = &self.adapter else { return Vec::new() };
+        let (LinearAt::Qkv(layer)
+        | LinearAt::AttentionOutput(layer)
+        | LinearAt::Intermediate(layer)
+        | LinearAt::Output(layer)) = at;
+        let (weight, roles) = self.linear(at);
+        let width = weight.shape()[0] / roles.len();
+        let modules =
+            roles.iter().enumerate().map(|(part, role)| (adapter.module(layer, *role), part * width));
+        modules.filter_map(|(module, column)| Some((*module?, column))).collect()
+    }
+
+    fn layer_is_adapted(&self, layer: usize) -> bool {
+        self.adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.modules.iter().any(|module| module.layer == layer))
+    }
+
+    pub(super) fn hidden_dropout(&self) -> f32 {
+        if self.dropout == ModelDropout::Config { self.config.hidden_dropout } else { 0.0 }
+    }
+
+    fn attention_dropout(&self) -> f32 {
+        if self.dropout == ModelDropout::Config { self.config.attention_dropout } else { 0.0 }
+    }
+}
+
+/// `place` is (width, stride, first column) of the wide side.
+pub(super) fn lora_args(rows: usize, rank: usize, place: (usize, usize, usize), scale: f32) -> lora::Args {
+    let (width, stride, offset) = place;
+    lora::Args {
+        rows: rows as u32,
+        rank: rank as u32,
+        width: width as u32,
+        stride: stride as u32,
+        offset: offset as u32,
+        scale,
+    }
+}

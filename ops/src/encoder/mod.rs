@@ -1,0 +1,266 @@
+//! A text encoder on a device: packed forward pass, pooling, normalisation, an adapter that may be attached.
+//!
+//! ```text
+//! embeddings → LayerNorm → layers × { q,k,v → attention → product → +residual, LayerNorm
+//!                                     → product → activation → product → +residual, LayerNorm } → pool → normalise
+//! ```
+//!
+//! Source: BERT (Devlin et al. 2018) and sentence-transformers' modules.
+
+mod backward;
+mod forward;
+mod load;
+
+use std::sync::Arc;
+
+use motley_backends::{Backend, Buffer, Category, Weight};
+
+pub(crate) use forward::{DeviceBatch, Draws, Pass};
+
+use crate::adapter::{Adapter, Role, module_path};
+use crate::device::Device;
+use crate::model::split_by_budget;
+use crate::tape::{LinearAt, NormAt};
+use crate::{Error, ModelConfig, PackedBatch, Pooling, Result, TokenizedText};
+
+/// Texts and bytes of a model's files; `weights` is one safetensors file or its shards.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFiles<'a> {
+    pub config_json: &'a str,
+    pub pooling_json: Option<&'a str>,
+    pub modules_json: Option<&'a str>,
+    pub sentence_bert_json: Option<&'a str>,
+    pub weights: &'a [&'a [u8]],
+}
+
+/// How the frozen linear layers are kept: NF4 blocks of 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantization {
+    /// Scales quantized to 8 bits too.
+    pub double: bool,
+}
+
+/// Dropout of the base model while training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModelDropout {
+    #[default]
+    Off,
+    /// The probabilities of config.json.
+    Config,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    pub quantization: Option<Quantization>,
+    /// Overrides what modules.json says.
+    pub normalize: Option<bool>,
+    pub dropout: ModelDropout,
+}
+
+/// A model on a device. Embedding takes `&self` from any number of threads.
+pub struct Encoder {
+    device: Device,
+    config: ModelConfig,
+    pooling: Pooling,
+    dropout: ModelDropout,
+    quantization: Option<Quantization>,
+    max_sequence_length: Option<usize>,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    adapter: Option<Adapter>,
+}
+
+/// Tables f32 [rows, hidden].
+struct Embeddings {
+    word: Buffer,
+    position: Buffer,
+    token_type: Buffer,
+    norm: Norm,
+}
+
+/// f32 [hidden] each.
+struct Norm {
+    gamma: Buffer,
+    beta: Buffer,
+}
+
+struct Layer {
+    qkv: Weight,
+    attention_output: Weight,
+    attention_norm: Norm,
+    intermediate: Weight,
+    output: Weight,
+    output_norm: Norm,
+}
+
+/// Tokens of one pass of [`Encoder::embed`]: activations of a MiniLM-sized model stay within a few MiB (the caches
+/// of a CPU), and products have enough rows to run at full speed.
+const EMBED_TOKENS: usize = 1024;
+
+impl Encoder {
+    /// Reads a model's files and brings its weights to the device.
+    ///
+    /// # Errors
+    /// Files that are malformed, unsupported or do not fit each other; no memory.
+    pub fn load(backend: Arc<dyn Backend>, model: &ModelFiles<'_>, options: &LoadOptions) -> Result<Self> {
+        load::load(Device { backend }, model, options)
+    }
+
+    /// A model whose weights are all 0: its memory is that of a real one.
+    pub(crate) fn blank(
+        backend: Arc<dyn Backend>,
+        config: &ModelConfig,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        load::blank(Device { backend }, config, options)
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Width of an embedding.
+    pub fn hidden(&self) -> usize {
+        self.config.hidden
+    }
+
+    /// Rows of the word embeddings: every token id is below.
+    pub fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
+    /// Longest text that the position embeddings allow, in tokens.
+    pub fn max_positions(&self) -> usize {
+        self.config.max_positions()
+    }
+
+    /// Longest text that the model's sentence_bert_config.json asks for.
+    pub fn max_sequence_length(&self) -> Option<usize> {
+        self.max_sequence_length
+    }
+
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantization
+    }
+
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.device.backend
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Embeds texts: f32 [texts, hidden], row-major, pooled, normalised if the model says so. No dropout. A text has
+    /// the same bits alone and in any batch on the CPU.
+    ///
+    /// # Errors
+    /// A text without tokens or with too many, an unknown id, a device that failed.
+    pub fn embed(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
+        let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
+        for run in split_by_budget(texts.iter().map(|text| text.ids.len()), EMBED_TOKENS) {
+            let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();
+            let packed =
+                PackedBatch::new(&self.config, &chunk, &[]).map_err(|error| offset(error, run.start))?;
+            let part = self.device.in_pool(|| -> Result<Vec<f32>> {
+                let batch = DeviceBatch::upload(&self.device, &packed)?;
+                let value = Pass { encoder: self, batch: &batch, draws: None, tape: None }.run(false)?;
+                self.device.download(value.tensor.bound(), value.tensor.count())
+            });
+            embeddings.extend(part?);
+        }
+        Ok(embeddings)
+    }
+
+    /// Attaches an adapter made for this model, in place of one attached before.
+    pub fn attach(&mut self, adapter: Adapter) {
+        self.adapter = Some(adapter);
+    }
+
+    pub fn detach(&mut self) -> Option<Adapter> {
+        self.adapter.take()
+    }
+
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// The weights of all linear layers with the adapter's update added, by their names in the weight file without
+    /// prefix: (name, [out, in], values). On a quantized base they are the dequantized weights plus the update. The
+    /// other tensors of the model are unchanged, biases included.
+    ///
+    /// # Errors
+    /// No adapter is attached; the device failed.
+    pub fn merged_weights(&self) -> Result<impl Iterator<Item = Result<(String, [usize; 2], Vec<f32>)>>> {
+        let adapter = self.adapter.as_ref().ok_or(Error::NoAdapter)?;
+        let flat = adapter.parameters()?;
+        let places = (0..self.layers.len()).flat_map(|layer| Role::ALL.map(|role| (layer, role)));
+        Ok(places.map(move |(layer, role)| {
+            let [inputs, outputs] = role.widths(&self.config);
+            let mut values = self.base_weight(layer, role)?;
+            if let Some(module) = adapter.module(layer, role) {
+                values
+                    .iter_mut()
+                    .zip(adapter.update(&flat, module))
+                    .for_each(|(value, update)| *value += update);
+            }
+            Ok((format!("{}.weight", module_path(layer, role)), [outputs, inputs], values))
+        }))
+    }
+
+    /// A linear layer's weight as the device multiplies with it, [out, in].
+    fn base_weight(&self, layer: usize, role: Role) -> Result<Vec<f32>> {
+        let at = match role {
+            Role::Query | Role::Key | Role::Value => LinearAt::Qkv(layer),
+            Role::AttentionOutput => LinearAt::AttentionOutput(layer),
+            Role::Intermediate => LinearAt::Intermediate(layer),
+            Role::Output => LinearAt::Output(layer),
+        };
+        let (weight, roles) = self.linear(at);
+        let values = self.device.backend.read_weight(weight)?;
+        let part =
+            roles.iter().position(|other| *other == role).expect("the role's own linear layer was chosen");
+        let [inputs, outputs] = role.widths(&self.config);
+        Ok(values[part * inputs * outputs..][..inputs * outputs].to_vec())
+    }
+
+    /// A linear layer and the modules stacked in its output.
+    fn linear(&self, at: LinearAt) -> (&Weight, &'static [Role]) {
+        match at {
+            LinearAt::Qkv(layer) => (&self.layers[layer].qkv, &[Role::Query, Role::Key, Role::Value]),
+            LinearAt::AttentionOutput(layer) => {
+                (&self.layers[layer].attention_output, &[Role::AttentionOutput])
+            }
+            LinearAt::Intermediate(layer) => (&self.layers[layer].intermediate, &[Role::Intermediate]),
+            LinearAt::Output(layer) => (&self.layers[layer].output, &[Role::Output]),
+        }
+    }
+
+    fn norm(&self, at: NormAt) -> &Norm {
+        match at {
+            NormAt::Embeddings => &self.embeddings.norm,
+            NormAt::Attention(layer) => &self.layers[layer].attention_norm,
+            NormAt::Output(layer) => &self.layers[layer].output_norm,
+        }
+    }
+
+    /// Allocates what belongs to the weights.
+    fn weights(device: &Device, values: &[f32]) -> Result<Buffer> {
+        device.upload_f32(values, Category::Weights)
+    }
+}
+
+/// Texts are named by their place in the whole call.
+fn offset(error: Error, start: usize) -> Error {
+    match error {
+        Error::TextLength { index, tokens, most } => Error::TextLength { index: index + start, tokens, most },
+        Error::TokenOutOfRange { index, id, vocabulary } => {
+            Error::TokenOutOfRange { index: index + start, id, vocabulary }
+        }
+        other => other,
+    }
+}

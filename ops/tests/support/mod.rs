@@ -1,0 +1,91 @@
+//! What the suites share: the real model, the reference files, texts as tokens. What is not there is said on stderr
+//! and skipped.
+#![allow(dead_code, unreachable_pub)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use motley_backends::{Backend, DeviceKind, DeviceRequest, open};
+use motley_ops::{Encoder, LoadOptions, ModelFiles, TokenizedText};
+use tokenizers::{Tokenizer, TruncationParams};
+
+/// Longest text of the reference files.
+const MAX_LENGTH: usize = 256;
+
+/// A model folder, read whole.
+pub struct Model {
+    pub config: String,
+    pub pooling: String,
+    pub modules: String,
+    pub weights: Vec<u8>,
+    folder: PathBuf,
+}
+
+impl Model {
+    /// The folder that MOTLEY_TEST_MODEL names.
+    pub fn find() -> Option<Model> {
+        let Some(folder) = std::env::var_os("MOTLEY_TEST_MODEL").map(PathBuf::from) else {
+            eprintln!("skipped: MOTLEY_TEST_MODEL names no model folder");
+            return None;
+        };
+        let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        Some(Model {
+            config: text("config.json"),
+            pooling: text("1_Pooling/config.json"),
+            modules: text("modules.json"),
+            weights: std::fs::read(folder.join("model.safetensors")).unwrap(),
+            folder,
+        })
+    }
+
+    /// On a fresh CPU backend of `threads` workers.
+    pub fn load(&self, threads: usize, options: &LoadOptions) -> Encoder {
+        self.load_as(&self.config, threads, options)
+    }
+
+    /// With another config.json.
+    pub fn load_as(&self, config: &str, threads: usize, options: &LoadOptions) -> Encoder {
+        let files = ModelFiles {
+            config_json: config,
+            pooling_json: Some(&self.pooling),
+            modules_json: Some(&self.modules),
+            sentence_bert_json: None,
+            weights: &[&self.weights],
+        };
+        Encoder::load(cpu(threads), &files, options).unwrap()
+    }
+
+    pub fn tokenizer(&self) -> Tokenizer {
+        let mut tokenizer = Tokenizer::from_file(self.folder.join("tokenizer.json")).unwrap();
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams { max_length: MAX_LENGTH, ..TruncationParams::default() };
+        tokenizer.with_truncation(Some(truncation)).unwrap();
+        tokenizer
+    }
+}
+
+pub fn cpu(threads: usize) -> Arc<dyn Backend> {
+    open(&DeviceRequest { threads: Some(threads), ..DeviceRequest::new(DeviceKind::Cpu) }).unwrap()
+}
+
+pub fn tokenize(tokenizer: &Tokenizer, text: &str) -> TokenizedText {
+    let encoding = tokenizer.encode(text, true).unwrap();
+    TokenizedText { ids: encoding.get_ids().to_vec(), type_ids: Vec::new() }
+}
+
+/// A file or folder of the shared data.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let root = std::env::var_os("MOTLEY_SHARED").map_or_else(beside, PathBuf::from);
+    let path = root.join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there (MOTLEY_SHARED)", path.display());
+    None
+}
+
+pub fn json_lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
