@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Bound, Buffer, Category, Launch};
+use motley_backends::{Backend, Buffer, Category, Launch, View};
 use motley_kernels::{Arguments, Entry, elementwise};
 
 use crate::Result;
@@ -22,8 +22,9 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    pub(crate) fn bound(&self) -> Bound<'_> {
-        Bound::from(self.buffer.as_ref())
+    /// The whole of it.
+    pub(crate) fn bound(&self) -> View<'_> {
+        self.buffer.all()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -37,14 +38,14 @@ impl Tensor {
 }
 
 /// From element `index` of a flat f32 buffer on.
-pub(crate) fn from_element(buffer: &Buffer, index: usize) -> Bound<'_> {
-    Bound { buffer, offset: index * 4 }
+pub(crate) fn from_element(buffer: &Buffer, index: usize) -> View<'_> {
+    buffer.at(index * 4)
 }
 
 impl Device {
     /// Contents are unspecified.
     pub(crate) fn tensor(&self, rows: usize, width: usize, category: Category) -> Result<Tensor> {
-        let buffer = Arc::new(self.backend.allocate(rows * width * 4, category)?);
+        let buffer = Arc::new(self.backend.allocate_unfilled(rows * width * 4, category)?);
         Ok(Tensor { buffer, rows, width })
     }
 
@@ -54,31 +55,29 @@ impl Device {
 
     /// A flat buffer of zeros.
     pub(crate) fn zeros(&self, count: usize, category: Category) -> Result<Buffer> {
-        let buffer = self.backend.allocate(count * 4, category)?;
-        self.fill(Bound::from(&buffer), count, 0.0)?;
-        Ok(buffer)
+        Ok(self.backend.allocate(count * 4, category)?)
     }
 
-    pub(crate) fn fill(&self, target: Bound<'_>, count: usize, value: f32) -> Result<()> {
+    pub(crate) fn fill(&self, target: View<'_>, count: usize, value: f32) -> Result<()> {
         let args = elementwise::Args { count: count as u32, alpha: value };
         self.launch(&elementwise::FILL, &args, &[target])
     }
 
     /// y += alpha·x
-    pub(crate) fn add(&self, alpha: f32, x: Bound<'_>, y: Bound<'_>, count: usize) -> Result<()> {
+    pub(crate) fn add(&self, alpha: f32, x: View<'_>, y: View<'_>, count: usize) -> Result<()> {
         let args = elementwise::Args { count: count as u32, alpha };
         self.launch(&elementwise::ADD, &args, &[x, y])
     }
 
     pub(crate) fn upload_f32(&self, values: &[f32], category: Category) -> Result<Buffer> {
-        let buffer = self.backend.allocate(values.len() * 4, category)?;
-        self.backend.upload(bytemuck::cast_slice(values), Bound::from(&buffer))?;
+        let buffer = self.backend.allocate_unfilled(values.len() * 4, category)?;
+        self.backend.upload(bytemuck::cast_slice(values), buffer.all())?;
         Ok(buffer)
     }
 
     pub(crate) fn upload_u32(&self, values: &[u32], category: Category) -> Result<Buffer> {
-        let buffer = self.backend.allocate(values.len() * 4, category)?;
-        self.backend.upload(bytemuck::cast_slice(values), Bound::from(&buffer))?;
+        let buffer = self.backend.allocate_unfilled(values.len() * 4, category)?;
+        self.backend.upload(bytemuck::cast_slice(values), buffer.all())?;
         Ok(buffer)
     }
 
@@ -88,7 +87,7 @@ impl Device {
         Ok(Tensor { buffer, rows: values.len() / width, width })
     }
 
-    pub(crate) fn download(&self, source: Bound<'_>, count: usize) -> Result<Vec<f32>> {
+    pub(crate) fn download(&self, source: View<'_>, count: usize) -> Result<Vec<f32>> {
         let mut values = vec![0.0f32; count];
         self.backend.download(source, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
@@ -98,7 +97,7 @@ impl Device {
         &self,
         entry: &'static Entry,
         arguments: &A,
-        bindings: &[Bound<'_>],
+        bindings: &[View<'_>],
     ) -> Result<()> {
         Ok(self.backend.launch(&Launch::new(entry, arguments, bindings))?)
     }

@@ -6,7 +6,7 @@
 mod config;
 mod peft;
 
-use motley_backends::{Bound, Buffer, Category};
+use motley_backends::{Buffer, Category};
 use motley_kernels::dropout::philox::{philox, uniform};
 
 pub(crate) use config::SITES_A_LAYER;
@@ -123,7 +123,7 @@ impl Adapter {
     /// # Errors
     /// The device failed.
     pub fn parameters(&self) -> Result<Vec<f32>> {
-        self.device.download(Bound::from(&self.parameters), self.count)
+        self.device.download(self.parameters.all(), self.count)
     }
 
     /// Length of the flat parameters, padding included.
@@ -132,7 +132,7 @@ impl Adapter {
     }
 
     pub(crate) fn set_parameters(&self, flat: &[f32]) -> Result<()> {
-        Ok(self.device.backend.upload(bytemuck::cast_slice(flat), Bound::from(&self.parameters))?)
+        Ok(self.device.backend.upload(bytemuck::cast_slice(flat), self.parameters.all())?)
     }
 
     pub(crate) fn module(&self, layer: usize, role: Role) -> Option<&Module> {

@@ -86,7 +86,7 @@ impl Backward<'_> {
         let bindings = [
             dy.bound(),
             sum.bound(),
-            (&self.encoder.norm(at).gamma).into(),
+            self.encoder.norm(at).gamma.all(),
             mean.bound(),
             reciprocal_deviation.bound(),
             dx.bound(),
@@ -110,8 +110,8 @@ impl Backward<'_> {
             qkv.bound(),
             out.bound(),
             log_sum_exp.bound(),
-            (&self.batch.cumulative_lengths).into(),
-            (&self.batch.rows).into(),
+            self.batch.cumulative_lengths.all(),
+            self.batch.rows.all(),
             dqkv.bound(),
         ];
         self.device().launch(&attention::BACKWARD, &self.pass().attention_args(layer), &bindings)?;
@@ -122,13 +122,13 @@ impl Backward<'_> {
         let args = self.pass().dropout_args(dy, self.encoder.hidden_dropout(), site);
         let args = args.expect("a record of dropout is made only where something is dropped");
         let dx = self.device().activation(dy.rows, dy.width)?;
-        self.device().launch(&dropout::APPLY, &args, &[dy.bound(), (&self.batch.rows).into(), dx.bound()])?;
+        self.device().launch(&dropout::APPLY, &args, &[dy.bound(), self.batch.rows.all(), dx.bound()])?;
         Ok(dx)
     }
 
     fn pool(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         let dx = self.device().activation(x.rows, x.width)?;
-        let bindings = [dy.bound(), x.bound(), (&self.batch.cumulative_lengths).into(), dx.bound()];
+        let bindings = [dy.bound(), x.bound(), self.batch.cumulative_lengths.all(), dx.bound()];
         self.device().launch(&pool::BACKWARD, &self.pass().pool_args(), &bindings)?;
         Ok(dx)
     }
@@ -202,7 +202,7 @@ impl Backward<'_> {
                 let part = device.activation(dx.rows, dx.width)?;
                 device.fill(part.bound(), part.count(), 0.0)?;
                 device.launch(&lora::EXPAND, &args, &[dh.bound(), factor, part.bound()])?;
-                let bindings = [part.bound(), (&self.batch.rows).into(), dx.bound()];
+                let bindings = [part.bound(), self.batch.rows.all(), dx.bound()];
                 device.launch(&dropout::APPLY_ADD, &dropout, &bindings)
             }
         }

@@ -113,12 +113,12 @@ impl Pass<'_> {
         let out = self.device().activation(batch.tokens, hidden)?;
         let args = embed::Args { tokens: batch.tokens as u32, hidden: hidden as u32 };
         let bindings = [
-            (&batch.token_ids).into(),
-            (&batch.position_ids).into(),
-            (&batch.type_ids).into(),
-            (&tables.word).into(),
-            (&tables.position).into(),
-            (&tables.token_type).into(),
+            batch.token_ids.all(),
+            batch.position_ids.all(),
+            batch.type_ids.all(),
+            tables.word.all(),
+            tables.position.all(),
+            tables.token_type.all(),
             out.bound(),
         ];
         self.device().launch(&embed::FORWARD, &args, &bindings)?;
@@ -132,14 +132,8 @@ impl Pass<'_> {
         let y = self.device().activation(x.rows, x.width)?;
         let (mean, deviation) = (self.device().activation(x.rows, 1)?, self.device().activation(x.rows, 1)?);
         let args = self.norm_args(&x);
-        let bindings = [
-            x.bound(),
-            (&norm.gamma).into(),
-            (&norm.beta).into(),
-            y.bound(),
-            mean.bound(),
-            deviation.bound(),
-        ];
+        let bindings =
+            [x.bound(), norm.gamma.all(), norm.beta.all(), y.bound(), mean.bound(), deviation.bound()];
         self.device().launch(&layer_norm::FORWARD, &args, &bindings)?;
         Ok(Value { tensor: y, node: None })
     }
@@ -160,8 +154,8 @@ impl Pass<'_> {
         let bindings = [
             sum.bound(),
             residual.tensor.bound(),
-            (&norm.gamma).into(),
-            (&norm.beta).into(),
+            norm.gamma.all(),
+            norm.beta.all(),
             y.bound(),
             mean.bound(),
             reciprocal_deviation.bound(),
@@ -215,7 +209,7 @@ impl Pass<'_> {
             None => Ok(x.clone()),
             Some(args) => {
                 let y = self.device().activation(x.rows, x.width)?;
-                let bindings = [x.bound(), (&self.batch.rows).into(), y.bound()];
+                let bindings = [x.bound(), self.batch.rows.all(), y.bound()];
                 self.device().launch(&dropout::APPLY, &args, &bindings)?;
                 Ok(y)
             }
@@ -244,7 +238,7 @@ impl Pass<'_> {
             return Ok(x);
         };
         let y = self.device().activation(x.tensor.rows, x.tensor.width)?;
-        let bindings = [x.tensor.bound(), (&self.batch.rows).into(), y.bound()];
+        let bindings = [x.tensor.bound(), self.batch.rows.all(), y.bound()];
         self.device().launch(&dropout::APPLY, &args, &bindings)?;
         Ok(self.record(y, [x.node, None], false, || Saved::Dropout { site }))
     }
@@ -262,7 +256,7 @@ impl Pass<'_> {
                 rows: x.tensor.rows,
                 input: x.tensor.bound(),
                 output: output.bound(),
-                epilogue: Epilogue::BiasGelu(kind),
+                epilogue: Epilogue::BiasActivation(kind),
                 accumulate: false,
             })?;
             return Ok(Value { tensor: output, node: None });
@@ -306,8 +300,8 @@ impl Pass<'_> {
         let log_sum_exp = self.device().activation(tokens, config.heads)?;
         let bindings = [
             qkv.tensor.bound(),
-            (&self.batch.cumulative_lengths).into(),
-            (&self.batch.rows).into(),
+            self.batch.cumulative_lengths.all(),
+            self.batch.rows.all(),
             out.bound(),
             log_sum_exp.bound(),
         ];
@@ -327,7 +321,7 @@ impl Pass<'_> {
 
     fn pool(&mut self, x: Value) -> Result<Value> {
         let out = self.device().activation(self.batch.texts, self.encoder.config.hidden)?;
-        let bindings = [x.tensor.bound(), (&self.batch.cumulative_lengths).into(), out.bound()];
+        let bindings = [x.tensor.bound(), self.batch.cumulative_lengths.all(), out.bound()];
         self.device().launch(&pool::FORWARD, &self.pool_args(), &bindings)?;
         let (node, x) = (x.node, x.tensor);
         Ok(self.record(out, [node, None], false, || Saved::Pool { x }))

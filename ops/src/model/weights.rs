@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use motley_backends::WeightDtype;
+use motley_backends::SourceDtype;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ pub(crate) enum Weights<'a> {
 /// One tensor as stored, row-major, little-endian.
 pub(crate) struct RawTensor<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
-    pub(crate) stored: WeightDtype,
+    pub(crate) stored: SourceDtype,
 }
 
 impl<'a> Weights<'a> {
@@ -49,7 +49,7 @@ impl<'a> Weights<'a> {
     pub(crate) fn raw(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'_>> {
         let Weights::Files { files, prefix } = self else {
             let bytes = vec![0; shape.iter().product::<usize>() * 4];
-            return Ok(RawTensor { bytes: Cow::Owned(bytes), stored: WeightDtype::F32 });
+            return Ok(RawTensor { bytes: Cow::Owned(bytes), stored: SourceDtype::F32 });
         };
         let full = format!("{prefix}{name}");
         let view = files
@@ -82,22 +82,22 @@ fn former(name: &str) -> Option<String> {
 
 /// # Errors
 /// A dtype that is not a float of 16 or 32 bits.
-pub(crate) fn stored(name: &str, dtype: Dtype) -> Result<WeightDtype> {
+pub(crate) fn stored(name: &str, dtype: Dtype) -> Result<SourceDtype> {
     match dtype {
-        Dtype::F32 => Ok(WeightDtype::F32),
-        Dtype::F16 => Ok(WeightDtype::F16),
-        Dtype::BF16 => Ok(WeightDtype::Bf16),
+        Dtype::F32 => Ok(SourceDtype::F32),
+        Dtype::F16 => Ok(SourceDtype::F16),
+        Dtype::BF16 => Ok(SourceDtype::Bf16),
         other => Err(Error::TensorDtype { name: name.to_owned(), found: format!("{other:?}") }),
     }
 }
 
 /// Little-endian bytes as f32; every stored value is exact.
-pub(crate) fn to_f32(bytes: &[u8], stored: WeightDtype) -> Vec<f32> {
+pub(crate) fn to_f32(bytes: &[u8], stored: SourceDtype) -> Vec<f32> {
     let halves = || bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
     match stored {
-        WeightDtype::F32 => bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
-        WeightDtype::Bf16 => halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
-        WeightDtype::F16 => halves().map(f32_of_half).collect(),
+        SourceDtype::F32 => bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
+        SourceDtype::Bf16 => halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
+        SourceDtype::F16 => halves().map(f32_of_half).collect(),
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
             assert_eq!(f32_of_half(bits).to_bits(), f32::to_bits(value), "{bits:#x}");
         }
         assert!(f32_of_half(0x7e00).is_nan() && f32_of_half(0x7c00) == f32::INFINITY);
-        assert_eq!(to_f32(&[0x80, 0x3f], WeightDtype::Bf16), [1.0]);
+        assert_eq!(to_f32(&[0x80, 0x3f], SourceDtype::Bf16), [1.0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceKind, DeviceRequest, open};
+use motley_backends::{Backend, DeviceRequest, open};
 use motley_ops::{Encoder, LoadOptions, ModelFiles, TokenizedText};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -65,7 +65,8 @@ impl Model {
 }
 
 pub fn cpu(threads: usize) -> Arc<dyn Backend> {
-    open(&DeviceRequest { threads: Some(threads), ..DeviceRequest::new(DeviceKind::Cpu) }).unwrap()
+    open(&DeviceRequest { backend: "cpu".to_owned(), threads: Some(threads), ..DeviceRequest::default() })
+        .unwrap()
 }
 
 pub fn tokenize(tokenizer: &Tokenizer, text: &str) -> TokenizedText {
