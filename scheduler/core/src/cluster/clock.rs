@@ -13,6 +13,8 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Moment> {
         let lost = self.live.nodes.values().filter(|node| !node.lost);
         let lost = lost.map(|node| self.live.lost_at(node, &self.clocks));
+        let suspect = self.live.nodes.values().map(|node| node.last_seen.after(self.clocks.suspect_after));
+        let suspect = suspect.filter(|at| *at > self.live.now);
         let tokens = self.state.tokens.values().map(|token| token.expires);
         let pauses = self.state.waiting.iter().filter_map(|(_, job)| match self.state.jobs[job].phase {
             JobPhase::Waiting { not_before } => Some(not_before).filter(|end| *end > self.live.looked),
@@ -23,7 +25,7 @@ impl Cluster {
             let again = attempt.stop_sent.map(|sent| sent.after(self.clocks.stop_grace));
             [Some(attempt.heard.after(self.clocks.lost_after)), again].into_iter().flatten()
         });
-        lost.chain(tokens).chain(pauses).chain(attempts).min()
+        lost.chain(suspect).chain(tokens).chain(pauses).chain(attempts).min()
     }
 
     pub(super) fn pass_time(&mut self, out: &mut Handled) {

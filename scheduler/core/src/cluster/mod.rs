@@ -12,6 +12,8 @@
 //! ```
 
 mod clock;
+#[cfg(test)]
+mod histories;
 mod lease;
 mod live;
 mod machine;
@@ -19,6 +21,8 @@ mod report;
 mod retry;
 mod state;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod token;
 mod view;
 

@@ -26,12 +26,12 @@ impl Cluster {
             let message = format!("a token cannot be valid for {valid}, at most for {VALID_MAX}");
             return out.refuse(ticket, Refusal::new(RefusalKind::Usage, message));
         }
-        if let TokenGrant::User { name, .. } = &grants {
-            if !is_name(name) {
-                let message = format!("`{name}` is no user name");
-                let hint = "use 1 to 64 letters, digits, `-`, `_` and `.`";
-                return out.refuse(ticket, Refusal::new(RefusalKind::Usage, message).with_hint(hint));
-            }
+        if let TokenGrant::User { name, .. } = &grants
+            && !is_name(name)
+        {
+            let message = format!("`{name}` is no user name");
+            let hint = "use 1 to 64 letters, digits, `-`, `_` and `.`";
+            return out.refuse(ticket, Refusal::new(RefusalKind::Usage, message).with_hint(hint));
         }
         if self.state.tokens.len() >= TOKENS_MAX {
             let message = format!("{TOKENS_MAX} tokens are open already");

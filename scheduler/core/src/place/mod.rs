@@ -68,10 +68,10 @@ impl Places {
 
     /// The first place that fits.
     pub fn find(&mut self, request: &Request<'_>) -> Option<Place> {
-        if request.avoid.is_some() {
-            if let Some(place) = self.search(request, request.avoid) {
-                return Some(place);
-            }
+        if request.avoid.is_some()
+            && let Some(place) = self.search(request, request.avoid)
+        {
+            return Some(place);
         }
         self.search(request, None)
     }

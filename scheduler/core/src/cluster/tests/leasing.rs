@@ -1,0 +1,179 @@
+//! Leases, retries, checkpoints, stale words.
+
+use super::*;
+
+#[test]
+fn beat_renews_the_leases_that_hold() {
+    let mut fleet = Fleet::of(&[8]);
+    let (_, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    let run = fleet.run(&start, node);
+    let mut stale = run.clone();
+    stale.epoch = Epoch(77);
+    let actions = fleet.say(node, FromAgent::Beat { attempts: vec![run, stale] });
+    let renewed =
+        ToAgent::LeaseRenewed { attempts: vec![(start.attempt, start.epoch)], lease: Span::from_seconds(30) };
+    assert!(told(&actions, node, &renewed), "{actions:?}");
+    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: Epoch(77) }));
+}
+
+#[test]
+fn new_attempt_continues_from_the_newest_checkpoint_elsewhere() {
+    let mut fleet = Fleet::of(&[4, 4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.run(&start, node);
+    for (step, byte) in [(100, 1), (200, 2), (200, 2), (300, 3)] {
+        let artifact = artifact(ArtifactKind::Checkpoint { step }, byte);
+        let (attempt, epoch) = (start.attempt, start.epoch);
+        fleet.say(node, FromAgent::CheckpointStored { attempt, epoch, artifact });
+    }
+    let newest = artifact(ArtifactKind::Checkpoint { step: 300 }, 3);
+    let kept = vec![artifact(ArtifactKind::Checkpoint { step: 200 }, 2), newest];
+    assert_eq!(fleet.cluster.artifacts(job), Some(kept));
+    fleet.end(node, &start, failed(FailureReason::RunnerLost));
+    let view = fleet.view(job);
+    assert_eq!(view.state, JobState::Queued);
+    assert_eq!(view.waiting.unwrap(), "pauses for 1s after runner_lost");
+    let (other, again) = one_start(&fleet.wait(1));
+    assert_eq!((node, other), (NodeId(1), NodeId(2)));
+    assert_eq!((again.attempt.number, again.epoch, again.resume), (2, Epoch(2), Some(newest)));
+    assert_eq!(fleet.view(job).attempts[1].resumed_from, Some(300));
+}
+
+#[test]
+fn same_node_is_taken_when_no_other_fits() {
+    let mut fleet = Fleet::of(&[4, 3]);
+    let (_, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.end(node, &start, failed(FailureReason::DeviceFault));
+    assert_eq!(one_start(&fleet.wait(1)).0, node);
+}
+
+#[test]
+fn retry_classes_decide_what_follows_a_failure() {
+    for reason in FailureReason::ALL {
+        let mut fleet = Fleet::of(&[4]);
+        let (job, actions) = fleet.submit();
+        let (node, mut start) = one_start(&actions);
+        let mut attempts = 1;
+        loop {
+            fleet.end(node, &start, failed(reason));
+            if fleet.view(job).state == JobState::Failed {
+                break;
+            }
+            let mut actions = fleet.wait_beating(17, &[(node, vec![])]);
+            actions.retain(|action| matches!(action, Action::SendAgent { message: ToAgent::Start(_), .. }));
+            start = one_start(&actions).1;
+            attempts += 1;
+        }
+        let expected = match reason.retry() {
+            crate::failure::RetryClass::Never => 1,
+            crate::failure::RetryClass::Once => 2,
+            crate::failure::RetryClass::Elsewhere => 6,
+        };
+        assert_eq!(attempts, expected, "{reason}");
+        let view = fleet.view(job);
+        assert_eq!(view.reason, Some(reason));
+        let message = view.message.unwrap();
+        assert!(message.ends_with("what, where, remedy"));
+        assert_eq!(message.starts_with("given up after 5 retries within an hour"), expected == 6);
+    }
+}
+
+#[test]
+fn retries_of_another_hour_do_not_count() {
+    let mut fleet = Fleet::of(&[4]);
+    let (job, actions) = fleet.submit();
+    let (node, mut start) = one_start(&actions);
+    for _ in 0..20 {
+        fleet.end(node, &start, failed(FailureReason::RunnerLost));
+        start = one_start(&fleet.wait(1)).1;
+        let run = fleet.run(&start, node);
+        fleet.wait_beating(3600, &[(node, vec![run])]);
+    }
+    assert_eq!(fleet.view(job).state, JobState::Running);
+}
+
+#[test]
+fn attempt_that_stops_unasked_is_tried_again() {
+    let mut fleet = Fleet::of(&[4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.end(node, &start, Outcome::Cancelled);
+    assert_eq!(fleet.view(job).attempts[0].reason, Some(FailureReason::Preempted));
+    assert_eq!(one_start(&fleet.wait(1)).1.attempt.number, 2);
+}
+
+#[test]
+fn long_messages_are_cut_between_characters() {
+    let mut fleet = Fleet::of(&[4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    let outcome = Outcome::Failed { reason: FailureReason::DataError, message: "é€".repeat(3000) };
+    fleet.end(node, &start, outcome);
+    let message = fleet.view(job).message.unwrap();
+    assert!((4090..=4096).contains(&message.len()), "{}", message.len());
+}
+
+#[test]
+fn stale_words_change_nothing() {
+    let mut fleet = Fleet::of(&[4, 4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.run(&start, node);
+    let before = fleet.journal.len();
+    let (attempt, epoch) = (start.attempt, start.epoch);
+    let stale = artifact(ArtifactKind::Checkpoint { step: 1 }, 1);
+    let unknown = AttemptId { job, number: 9 };
+    for (from, attempt, epoch) in [
+        (node, attempt, Epoch(9)),
+        (node, unknown, epoch),
+        (node, AttemptId { job: JobId(9), number: 1 }, epoch),
+        (node, AttemptId { job, number: 0 }, epoch),
+        // The right lease, told by a node that does not hold it.
+        (NodeId(2), attempt, epoch),
+    ] {
+        let report = AttemptReport { attempt, epoch, phase: AttemptPhase::Running, endpoint: None };
+        for message in [
+            FromAgent::Attempt(report),
+            FromAgent::Progress { attempt, epoch, progress: Default::default() },
+            FromAgent::CheckpointStored { attempt, epoch, artifact: stale },
+            FromAgent::Ended { attempt, epoch, outcome: Outcome::Succeeded, output: Some(stale) },
+        ] {
+            let actions = fleet.say(from, message.clone());
+            assert!(told(&actions, from, &ToAgent::Stale { attempt, epoch }), "{message:?} {actions:?}");
+        }
+        let log = FromAgent::Log { attempt, epoch, offset: 0, bytes: vec![1] };
+        assert!(fleet.say(from, log).is_empty());
+    }
+    assert_eq!(fleet.journal.len(), before);
+    assert_eq!(fleet.view(job).state, JobState::Running);
+}
+
+#[test]
+fn repeated_end_is_answered_and_changes_nothing() {
+    let mut fleet = Fleet::of(&[4]);
+    let (_, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.end(node, &start, Outcome::Succeeded);
+    let before = fleet.journal.len();
+    let recorded = ToAgent::EndRecorded { attempt: start.attempt, epoch: start.epoch };
+    let actions = fleet.end(node, &start, Outcome::Succeeded);
+    assert_eq!(actions, [Action::SendAgent { node, message: recorded.clone() }]);
+    // An agent that was away when the end was recorded still has it on its list.
+    let run = report(&start, AttemptPhase::Ended);
+    assert!(told(&fleet.report(node, 4, &[run]), node, &recorded));
+    assert_eq!(fleet.journal.len(), before);
+}
+
+#[test]
+fn log_lines_of_an_ended_attempt_are_kept() {
+    let mut fleet = Fleet::of(&[4]);
+    let (_, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    fleet.end(node, &start, Outcome::Succeeded);
+    let (attempt, epoch) = (start.attempt, start.epoch);
+    let log = FromAgent::Log { attempt, epoch, offset: 3, bytes: vec![1] };
+    assert!(matches!(fleet.say(node, log)[..], [Action::AppendLog { offset: 3, .. }]));
+}
