@@ -21,6 +21,10 @@ pub enum HeadError {
          hint: start the newer program", path.display()
     )]
     TooNew { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the journal is not one history: {reason}\nhint: keep the state folder and restore journal.sqlite from a copy"
+    )]
+    History { reason: String },
     #[error(transparent)]
     Link(#[from] LinkError),
     /// A thread or task of the scheduler is gone.

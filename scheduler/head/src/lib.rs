@@ -10,13 +10,40 @@
 //!
 //! State folder: `lock`, `authority/`, `admin/`, `journal.sqlite`, `blobs/`, `logs/`.
 
+mod admin;
+mod agents;
+mod blobs;
+mod clock;
+mod engine;
 mod error;
+mod lock;
+mod logs;
+mod outside;
+mod serve;
+mod store;
+mod watchers;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use motley_scheduler_core::cluster::Clocks;
 use motley_scheduler_core::id::ContentHash;
+use motley_scheduler_link::{Authority, Server};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::agents::Agents;
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::engine::{Engine, Handle, Input};
+use crate::lock::FolderLock;
+use crate::logs::Logs;
+use crate::outside::{LogWriter, Outside};
+use crate::serve::Shared;
+use crate::store::Writer;
+use crate::watchers::Watchers;
 
 pub use error::HeadError;
 
@@ -38,12 +65,16 @@ pub struct HeadConfig {
 #[derive(Debug)]
 pub struct Head;
 
-/// A running scheduler.
+/// A running scheduler. Dropped, it ends at once, as if it had been killed.
 #[derive(Debug)]
 pub struct HeadHandle {
     address: SocketAddr,
     fingerprint: ContentHash,
     admin_identity: PathBuf,
+    engine: Handle,
+    working: Option<JoinHandle<Result<(), HeadError>>>,
+    serving: JoinHandle<()>,
+    stop_serving: Option<oneshot::Sender<()>>,
 }
 
 impl Head {
@@ -52,7 +83,45 @@ impl Head {
     /// # Errors
     /// Another scheduler has the state folder, the port is taken, or the state cannot be read or written.
     pub async fn start(config: HeadConfig) -> Result<HeadHandle, HeadError> {
-        Err(HeadError::InUse { path: config.state })
+        let state = &config.state;
+        let lock = FolderLock::take_soon(state).await?;
+        let authority = Arc::new(authority(&state.join("authority"))?);
+        let writer = Writer::open(state, lock)?;
+        let stored = writer.load().await?;
+        let clock = Clock::start(stored.clock, SystemTime::now(), Instant::now());
+        let changes = stored.changes.len();
+        let cluster = engine::replay(&config.clocks, stored.changes)?;
+        let blobs = Blobs::open(&state.join("blobs"))?;
+        let logs = Logs::open(&state.join("logs"))?;
+        let server = Server::bind(config.listen, &authority)?;
+        let address = server.local_address();
+        let admin_identity = config.admin_identity.clone().unwrap_or_else(|| state.join("admin"));
+        admin::prepare(&admin_identity, &authority, address)?;
+        tracing::info!(%address, state = %state.display(), changes, "scheduler started");
+
+        let (agents, watchers) = (Arc::new(Agents::default()), Arc::new(Watchers::default()));
+        let log_writer = LogWriter::start(logs.clone(), agents.clone(), watchers.clone())?;
+        let outside = Outside {
+            agents,
+            watchers: watchers.clone(),
+            authority: authority.clone(),
+            logs: log_writer.clone(),
+        };
+        let (engine, handle) = Engine::new(cluster, config.clocks.clone(), clock, writer, outside);
+        let fingerprint = authority.fingerprint();
+        let shared =
+            Shared { engine: handle.clone(), blobs, logs, log_writer, watchers, authority, fingerprint };
+        let (stop_serving, stopped) = oneshot::channel();
+        let serving = tokio::spawn(serve::serve_all(server, Arc::new(shared), stopped));
+        Ok(HeadHandle {
+            address,
+            fingerprint,
+            admin_identity,
+            engine: handle,
+            working: Some(tokio::spawn(engine.run())),
+            serving,
+            stop_serving: Some(stop_serving),
+        })
     }
 }
 
@@ -60,6 +129,11 @@ impl HeadHandle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where this machine dials it: a loopback address if it listens on all.
+    pub fn local_address(&self) -> SocketAddr {
+        admin::local(self.address)
     }
 
     /// Of its authority: what tokens carry.
@@ -72,11 +146,62 @@ impl HeadHandle {
         &self.admin_identity
     }
 
-    /// Waits until the scheduler has failed beyond repair (its store is gone).
+    /// Waits until the scheduler has failed beyond repair: its store is gone.
     pub async fn failed(&mut self) -> HeadError {
-        std::future::pending().await
+        let Some(working) = &mut self.working else { return std::future::pending().await };
+        let result = working.await;
+        self.working = None;
+        let ended = |reason: String| HeadError::Ended { what: "engine", reason };
+        match result {
+            Ok(Ok(())) => ended("it was stopped".into()),
+            Ok(Err(error)) => error,
+            Err(error) => ended(error.to_string()),
+        }
     }
 
-    /// Ends it: peers are told, the clock is stored, the state folder is free again.
-    pub async fn shutdown(self) {}
+    /// Ends it: what was decided is stored, peers are told, folder and port are free again.
+    pub async fn shutdown(mut self) {
+        let (stopped, waited) = oneshot::channel();
+        self.engine.send(Input::Stop { stopped }).await;
+        // An engine that has failed does not answer, and has nothing to store.
+        let _ = waited.await;
+        if let Some(stop) = self.stop_serving.take() {
+            let _ = stop.send(());
+        }
+        let _ = (&mut self.serving).await;
+        tracing::info!(address = %self.address, "scheduler stopped");
+        let address = self.address;
+        drop(self);
+        port_is_free(address).await;
+    }
+}
+
+impl Drop for HeadHandle {
+    fn drop(&mut self) {
+        self.serving.abort();
+        if let Some(working) = &self.working {
+            working.abort();
+        }
+    }
+}
+
+/// The authority of a state folder: made at the first start.
+fn authority(folder: &Path) -> Result<Authority, HeadError> {
+    if let Some(authority) = Authority::load(folder)? {
+        return Ok(authority);
+    }
+    let authority = Authority::create()?;
+    authority.save(folder)?;
+    tracing::info!(fingerprint = %authority.fingerprint(), "authority made");
+    Ok(authority)
+}
+
+/// The last packets are sent by a task of their own, which holds the socket: waits for it, a second at most.
+async fn port_is_free(address: SocketAddr) {
+    for _ in 0..100 {
+        if UdpSocket::bind(address).is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

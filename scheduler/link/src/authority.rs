@@ -160,6 +160,13 @@ impl Authority {
     }
 }
 
+/// Without the key.
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Authority({})", self.fingerprint())
+    }
+}
+
 fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, LinkError> {
     CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
         .map_err(LinkError::certificate)

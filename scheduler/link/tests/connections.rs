@@ -1,5 +1,7 @@
 //! Real QUIC on loopback: who gets in, who does not, and what strangers cannot break.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as loudly as the test itself")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
