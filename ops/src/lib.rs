@@ -7,6 +7,7 @@
 //! encoder   forward and backward through a model, with an adapter attached or not
 //! adapter   LoRA: targets, factors, PEFT's files
 //! learn     losses, schedules, the trainer
+//! plan      memory of a run, counted without running it
 //! metric    what a model is worth
 //! ```
 //!
@@ -16,11 +17,18 @@ mod adapter;
 mod device;
 mod encoder;
 mod error;
+mod learn;
 pub mod metric;
 mod model;
+mod plan;
 mod tape;
 
 pub use adapter::{Adapter, BaseIdentity, LoraConfig, Role, Targets, module_path};
 pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization};
 pub use error::{Error, Result};
+pub use learn::{
+    Embedded, LossConfig, LossValue, NamedTensor, OptimizerConfig, Schedule, ScheduleKind, StepReport,
+    TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
+};
 pub use model::{ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, split_by_budget};
+pub use plan::{PlanRequest, plan_memory};

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use motley_backends::{Backend, Buffer, Category, Weight};
 
+pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
 
 use crate::adapter::{Adapter, Role, module_path};

@@ -67,7 +67,9 @@ mod tests {
         assert_eq!(factors(ScheduleKind::Linear, 2, 6), [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]);
         assert_eq!(factors(ScheduleKind::Constant, 2, 3), [0.0, 0.5, 1.0, 1.0]);
         let cosine = factors(ScheduleKind::Cosine, 0, 4);
-        for (got, wanted) in cosine.iter().zip([1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2, 0.0]) {
+        for (got, wanted) in
+            cosine.iter().zip([1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2, 0.0])
+        {
             assert!((got - wanted).abs() < 1e-15, "{cosine:?}");
         }
     }
