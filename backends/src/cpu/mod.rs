@@ -5,6 +5,8 @@ mod gemm;
 mod matmul;
 mod panels;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 use std::sync::Arc;
