@@ -1,0 +1,217 @@
+//! Arguments of the commands that work on this machine: run, embed, export, compare, bench, doctor, daemons.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use motley_scheduler_core::document::BackendKind;
+
+use super::{Setting, parse_setting};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl run examples/finance/train.toml\n  \
+    ctl run train.toml --output ./result --set train.epochs=3 --set adapter.rank=16")]
+pub struct RunArguments {
+    /// The job document.
+    #[arg(value_name = "FILE")]
+    pub document: PathBuf,
+    /// Where everything that the job makes goes [default: ./<job name>-output].
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Override a key of the document; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub settings: Vec<Setting>,
+    /// Compute on this family of devices, whatever the document says.
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendName>,
+}
+
+/// A family of devices on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    Cuda,
+    Wgpu,
+    Cpu,
+}
+
+impl From<BackendName> for BackendKind {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Cuda => BackendKind::Cuda,
+            BackendName::Wgpu => BackendKind::Wgpu,
+            BackendName::Cpu => BackendKind::Cpu,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ctl embed sentence-transformers/all-MiniLM-L6-v2 texts.txt --output texts.npy\n  \
+    ctl embed file:./model rows.jsonl --adapter ./result/adapter --output vectors.jsonl"
+)]
+pub struct EmbedArguments {
+    /// What `[model] source` takes: a hub id, modelscope:ID, file:PATH, pip:PACKAGE.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// A text a line, or JSON lines with a `text` field (by the ending .jsonl).
+    #[arg(value_name = "INPUT")]
+    pub input: PathBuf,
+    /// OUT.npy (float32, one row a text) or OUT.jsonl.
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// A PEFT adapter folder on top of the model.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Name of the prompt put before every text.
+    #[arg(long, value_name = "NAME")]
+    pub prompt: Option<String>,
+    /// Longest text in tokens [default: what the model says].
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<u32>,
+    /// Worker threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ctl export sentence-transformers/all-MiniLM-L6-v2 --adapter ./result/adapter \
+    --output ./merged")]
+pub struct ExportArguments {
+    /// The base model: what `[model] source` takes.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// The PEFT adapter folder to merge.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// The new folder.
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Merge a QLoRA adapter into the full-precision base instead of the dequantized one it was trained on.
+    #[arg(long)]
+    pub full_precision: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EvaluateCommand {
+    /// Compare two reports; exits 1 when B is worse than A by more than the tolerance.
+    Compare(CompareArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ctl evaluate compare base/report.json tuned/report.json --tolerance 0.005")]
+pub struct CompareArguments {
+    /// The report (or its folder) to compare with.
+    #[arg(value_name = "A")]
+    pub baseline: PathBuf,
+    /// The report (or its folder) to judge.
+    #[arg(value_name = "B")]
+    pub candidate: PathBuf,
+    /// How much worse B's main score may be.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub tolerance: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Measure embedding: throughput, latency, memory.
+    Encode(BenchEncodeArguments),
+    /// Measure a training step: samples and tokens a second, memory.
+    Train(BenchTrainArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2\n  \
+    ctl bench encode file:./model --input texts.txt --threads 2")]
+pub struct BenchEncodeArguments {
+    /// What `[model] source` takes.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// A text a line [default: texts made from a fixed seed].
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Worker threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// How long to measure.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub seconds: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl bench train sentence-transformers/all-MiniLM-L6-v2\n  \
+    ctl bench train file:./model --adapter qlora --threads 2")]
+pub struct BenchTrainArguments {
+    /// What `[model] source` takes.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// What is trained.
+    #[arg(long, value_enum, default_value_t = AdapterName::Lora)]
+    pub adapter: AdapterName,
+    /// Rows a step.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub batch_size: u32,
+    /// Worker threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Measured steps.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub steps: u32,
+}
+
+/// What is trained, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AdapterName {
+    Lora,
+    Qlora,
+    Full,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl doctor\n  ctl doctor --json")]
+pub struct DoctorArguments {
+    /// Do not ask model hubs and package registries whether they can be reached.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl scheduler\n  ctl scheduler --state /var/lib/motley/scheduler --listen 0.0.0.0:7443")]
+pub struct SchedulerArguments {
+    /// Where jobs, artifacts, logs and the authority are kept [default: motley/scheduler in your data folder].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Address and UDP port to listen on; port 0 for a free one.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7443")]
+    pub listen: SocketAddr,
+    /// Address that clients on other machines use [default: this machine's name and the port].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl agent --scheduler fleet.example.org:7443 --token motley1.5f0c...\n  \
+    ctl agent --scheduler fleet.example.org:7443")]
+pub struct AgentArguments {
+    /// Address of the scheduler.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub scheduler: String,
+    /// A token made by `ctl token create`; needed at the first start only.
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Where the certificate, models and attempts are kept [default: motley/agent in your data folder].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The node's name for people [default: the machine's].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Worker threads of the cpu device [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// One folder.
+#[derive(Debug, Args)]
+pub struct FolderArguments {
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}

@@ -1,0 +1,135 @@
+//! Scheduler and agent inside this process, on loopback, with a temporary store.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use motley_agent_node::{Agent, AgentConfig, AgentHandle, NodeSettings, RunnerCommand};
+use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::unit::{Bytes, Span};
+use motley_scheduler_core::wire::client::{FromClient, NodeState, NodeView, ToClient, TokenGrant};
+use motley_scheduler_head::{Head, HeadConfig, HeadHandle};
+
+use super::sweeper::Sweeper;
+use crate::failure::Failure;
+use crate::fleet::submission::Prepared;
+use crate::fleet::{Fleet, unexpected};
+use crate::folders;
+
+/// How long the agent of this process may take to report its devices.
+const JOIN_TIME: Duration = Duration::from_secs(30);
+
+/// A fleet of one.
+pub(super) struct Embedded {
+    head: HeadHandle,
+    agent: AgentHandle,
+    sweeper: Sweeper,
+    folder: PathBuf,
+}
+
+impl Embedded {
+    pub(super) async fn start(prepared: &Prepared) -> Result<Embedded, Failure> {
+        let folder = tempfile::Builder::new()
+            .prefix("motley-run-")
+            .tempdir()
+            .map_err(|error| {
+                Failure::failed(format!("no temporary folder: {error}"))
+                    .hint("TMPDIR names the folder for temporary files")
+            })?
+            .keep();
+        // From here on the sweeper removes the folder, whatever happens to this process.
+        let sweeper = Sweeper::start(&folder)?;
+        let head = Head::start(HeadConfig {
+            state: folder.join("scheduler"),
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            clocks: Clocks::default(),
+            admin_identity: Some(folder.join("identity")),
+        })
+        .await
+        .map_err(Failure::failed)?;
+        let token = node_token(&Fleet::at(folder.join("identity")).await?).await?;
+        let config = AgentConfig {
+            state: folder.join("agent"),
+            scheduler: head.address().to_string(),
+            name: None,
+            token: Some(token),
+            threads: prepared.document.resources.first().and_then(|resources| resources.threads),
+            settings: NodeSettings::from_environment(folders::cache()?),
+            embedded: Some(folder.clone()),
+            runner: RunnerCommand::of_this_program()
+                .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?,
+        };
+        let agent = Agent::start(config).await.map_err(Failure::failed)?;
+        Ok(Embedded { head, agent, sweeper, folder })
+    }
+
+    pub(super) fn identity(&self) -> PathBuf {
+        self.folder.join("identity")
+    }
+
+    /// Refuses a job that no device of this machine can hold, with the figures: nobody else will come.
+    pub(super) async fn check_memory(&self, fleet: &Fleet, prepared: &Prepared) -> Result<(), Failure> {
+        let node = self.node(fleet).await?;
+        let mut refusals = Vec::new();
+        for (resources, needed) in prepared.document.resources.iter().zip(&prepared.memory) {
+            let devices = || {
+                node.devices.iter().filter(|device| resources.backend.contains(&device.facts.backend))
+            };
+            let Some(largest) = devices().map(|device| device.facts.memory).max() else {
+                let wanted: Vec<&str> = resources.backend.iter().map(|kind| kind.name()).collect();
+                refusals.push(format!("this machine has no device of {}", wanted.join(", ")));
+                continue;
+            };
+            if *needed <= largest {
+                return Ok(());
+            }
+            refusals.push(format!("the job needs {needed} on one device, the largest here has {largest}"));
+        }
+        Err(Failure::usage(refusals.join("; ")).hint(remedy(&prepared.memory)))
+    }
+
+    async fn node(&self, fleet: &Fleet) -> Result<NodeView, Failure> {
+        let deadline = tokio::time::Instant::now() + JOIN_TIME;
+        loop {
+            match fleet.ask(FromClient::Nodes).await? {
+                ToClient::Nodes(nodes) => {
+                    let ready = |node: &NodeView| node.state == NodeState::Ready && !node.devices.is_empty();
+                    if let Some(node) = nodes.into_iter().find(ready) {
+                        return Ok(node);
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Failure::failed("the agent of this process reported no device in time")
+                    .hint("`ctl doctor` says which devices this machine has"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends agent, runners and scheduler, and removes the temporary store.
+    pub(super) async fn end(self) {
+        self.agent.shutdown().await;
+        self.head.shutdown().await;
+        self.sweeper.sweep().await;
+    }
+}
+
+fn remedy(memory: &[Bytes]) -> &'static str {
+    match memory.iter().any(|bytes| bytes.0 > 0) {
+        true => {
+            "lower train.batch_size, train.token_budget or model.max_length, or state the memory yourself with \
+             resources.memory"
+        }
+        false => "`ctl doctor` says which devices this machine has",
+    }
+}
+
+async fn node_token(fleet: &Fleet) -> Result<String, Failure> {
+    let valid = Span::from_seconds(60);
+    match fleet.ask(FromClient::CreateToken { grants: TokenGrant::Node, valid }).await? {
+        ToClient::Token { token, .. } => Ok(token),
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,128 @@
+//! `ctl run`: the embedded default. Scheduler and agent in this process on loopback, with a temporary store; the same
+//! code path as on a fleet, and nothing stays behind.
+//!
+//! ```text
+//! <temporary>/scheduler   journal, blobs, logs
+//! <temporary>/identity    the admin identity of this run
+//! <temporary>/agent       the node: attempts
+//! ```
+//!
+//! A second process, the sweeper, holds the other end of a pipe: when this process is gone, by whatever end, it ends
+//! the runners and removes the temporary folder.
+
+mod embedded;
+mod results;
+pub mod summary;
+pub mod sweeper;
+
+use std::path::{Path, PathBuf};
+
+use motley_scheduler_core::document::{BackendKind, Workload};
+use motley_scheduler_core::id::JobId;
+use motley_scheduler_core::wire::client::{FromClient, JobState, JobView};
+
+use crate::arguments::{RunArguments, Setting};
+use crate::failure::Failure;
+use crate::fleet::submission::{self, Prepared};
+use crate::fleet::{Fleet, follow, pull};
+use crate::output::{Output, view};
+use crate::signals::Signals;
+use embedded::Embedded;
+
+/// Runs a document from start to end.
+pub async fn run(arguments: RunArguments, output: &Output) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut settings = arguments.settings;
+    if let Some(backend) = arguments.backend {
+        let kind = BackendKind::from(backend);
+        settings.push(Setting { key: "resources.backend".into(), value: format!("[\"{}\"]", kind.name()) });
+    }
+    let prepared = submission::prepare(arguments.document, settings).await?;
+    let serving = matches!(prepared.document.workload, Workload::Serve(_));
+    let folder = results::folder(arguments.output, &prepared.document.name)?;
+    let embedded = Embedded::start(&prepared).await?;
+    let run = Run { output, serving, folder: &folder, signals: &mut signals };
+    let result = run.to_the_end(&embedded, prepared).await;
+    embedded.end().await;
+    result
+}
+
+struct Run<'a> {
+    output: &'a Output,
+    serving: bool,
+    folder: &'a Path,
+    signals: &'a mut Signals,
+}
+
+impl Run<'_> {
+    async fn to_the_end(mut self, embedded: &Embedded, prepared: Prepared) -> Result<(), Failure> {
+        let mut fleet = Fleet::at(embedded.identity()).await?;
+        embedded.check_memory(&fleet, &prepared).await?;
+        let job = submission::send(&fleet, prepared, self.output).await?;
+        let (view, interrupted) = self.follow(&mut fleet, job).await?;
+        if self.serving && interrupted && view.state != JobState::Failed {
+            self.output.talk("served until the end; every request was answered");
+            return Ok(());
+        }
+        let pulled = self.pull(&fleet, &view).await?;
+        self.report(&view, pulled)?;
+        follow::judge(&view)
+    }
+
+    /// Follows the job; the first signal cancels it, the second gives up waiting for it.
+    async fn follow(&mut self, fleet: &mut Fleet, job: JobId) -> Result<(JobView, bool), Failure> {
+        let controller = Fleet::at(fleet.identity().to_path_buf()).await?;
+        let mut announced = None;
+        let output = *self.output;
+        let mut seen = |view: &JobView| announce(view, &mut announced, &output);
+        let mut following = std::pin::pin!(follow::with_views(fleet, job, self.output, &mut seen));
+        tokio::select! {
+            view = &mut following => return Ok((view?, false)),
+            () = self.signals.next() => {}
+        }
+        let what = if self.serving { "draining" } else { "cancelling" };
+        self.output.talk(&format!("{what}: the job ends properly; once more to end it at once"));
+        controller.ask(FromClient::Cancel { job }).await?;
+        tokio::select! {
+            view = &mut following => Ok((view?, true)),
+            () = self.signals.next() => Err(Failure::failed("ended at once: nothing was kept")),
+        }
+    }
+
+    /// Copies results and checkpoints; a folder that would be empty is not made.
+    async fn pull(&self, fleet: &Fleet, view: &JobView) -> Result<Option<PathBuf>, Failure> {
+        let artifacts = results::places(&pull::artifacts(fleet, view.job).await?);
+        if artifacts.is_empty() {
+            return Ok(None);
+        }
+        pull::into_folder(fleet, &artifacts, self.folder).await?;
+        Ok(Some(self.folder.to_path_buf()))
+    }
+
+    fn report(&self, view: &JobView, folder: Option<PathBuf>) -> Result<(), Failure> {
+        let report = folder.as_deref().and_then(summary::read);
+        if self.output.json {
+            let mut value = view::job_json(view);
+            value["folder"] = serde_json::json!(folder);
+            value["report"] = report.unwrap_or_default();
+            self.output.json_line(&value);
+            return Ok(());
+        }
+        if let Some(folder) = folder {
+            self.output.text(&summary::text(report.as_ref(), &folder));
+        }
+        Ok(())
+    }
+}
+
+/// Prints the endpoint of a serving job when it is first known, as data: a script may wait for the line.
+fn announce(view: &JobView, announced: &mut Option<String>, output: &Output) {
+    if view.endpoint.is_some() && view.endpoint != *announced {
+        announced.clone_from(&view.endpoint);
+        let endpoint = view.endpoint.clone().unwrap_or_default();
+        output.data(
+            || format!("{} is served at {endpoint}", view.name),
+            || serde_json::json!({ "name": view.name, "endpoint": endpoint }),
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! The process that cleans up after `ctl run`, however that ended.
+//!
+//! ```text
+//! ctl run ──pipe──▶ ctl sweeper FOLDER    waits for the end of the pipe: the other side is gone
+//!                                         ends what attempts/*/pid.json names, then removes FOLDER
+//! ```
+//!
+//! It stands in a process group of its own, so that Ctrl-C in the terminal does not reach it. A runner is told apart
+//! from a stranger with the same number by its start time.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
+
+use crate::failure::Failure;
+
+/// How long a killed runner may take to vanish, and the folder to become empty.
+const SWEEP_TIME: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The running sweeper.
+pub(super) struct Sweeper {
+    child: Child,
+}
+
+impl Sweeper {
+    pub(super) fn start(folder: &Path) -> Result<Sweeper, Failure> {
+        let failed = |error| Failure::failed(format!("cannot start the sweeper: {error}"));
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut command = Command::new(program);
+        command.arg("sweeper").arg(folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        #[cfg(unix)]
+        command.process_group(0);
+        Ok(Sweeper { child: command.spawn().map_err(failed)? })
+    }
+
+    /// Closes the pipe and waits until the folder is gone.
+    pub(super) async fn sweep(mut self) {
+        drop(self.child.stdin.take());
+        let mut end = Vec::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            if let Err(error) = stdout.read_to_end(&mut end).await {
+                tracing::debug!(%error, "no word from the sweeper");
+            }
+        }
+        if let Err(error) = self.child.wait().await {
+            tracing::debug!(%error, "no end of the sweeper");
+        }
+    }
+}
+
+/// The hidden command: waits for the end of stdin, then sweeps.
+pub fn main(folder: &Path) -> Result<(), Failure> {
+    let mut ignored = Vec::new();
+    if let Err(error) = std::io::stdin().lock().read_to_end(&mut ignored) {
+        tracing::debug!(%error, "stdin broke");
+    }
+    sweep(folder)
+}
+
+fn sweep(folder: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + SWEEP_TIME;
+    loop {
+        for (pid, start_time) in runners(folder) {
+            end_process(pid, start_time);
+        }
+        match std::fs::remove_dir_all(folder) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(Failure::failed(format!("{} stays: {error}", folder.display())));
+            }
+            // Somebody was still writing.
+            Err(_) => std::thread::sleep(RETRY_INTERVAL),
+        }
+    }
+}
+
+/// Process numbers and start times of the attempts below the folder.
+fn runners(folder: &Path) -> Vec<(i32, u64)> {
+    let attempts = folder.join("agent").join("attempts");
+    let Ok(entries) = std::fs::read_dir(attempts) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| runner(entry.path().join("pid.json"))).collect()
+}
+
+fn runner(path: PathBuf) -> Option<(i32, u64)> {
+    let value: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    Some((i32::try_from(value["pid"].as_i64()?).ok()?, value["start_time"].as_u64()?))
+}
+
+#[cfg(unix)]
+fn end_process(pid: i32, start_time: u64) {
+    use rustix::process::{Pid, Signal, kill_process};
+    if start_time_of(pid) != Some(start_time) {
+        return;
+    }
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    if let Err(error) = kill_process(pid, Signal::KILL) {
+        tracing::debug!(%error, "the runner was gone already");
+    }
+}
+
+#[cfg(not(unix))]
+fn end_process(_pid: i32, _start_time: u64) {}
+
+/// Field 22 of `/proc/<pid>/stat`; the name in field 2 may hold spaces and ends at the last parenthesis.
+#[cfg(unix)]
+fn start_time_of(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let rest = &stat[stat.rfind(')')? + 1..];
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_is_ended_and_a_stranger_with_its_number_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let attempt = folder.path().join("agent/attempts/1.1");
+        std::fs::create_dir_all(&attempt).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let start_time = start_time_of(child.id() as i32).unwrap();
+        let write = |start_time: u64| {
+            let text = format!("{{\"pid\": {}, \"start_time\": {start_time}}}", child.id());
+            std::fs::write(attempt.join("pid.json"), text).unwrap();
+        };
+        write(start_time + 1);
+        assert_eq!(runners(folder.path()), [(child.id() as i32, start_time + 1)]);
+        end_process(child.id() as i32, start_time + 1);
+        std::thread::sleep(Duration::from_millis(50));
+        write(start_time);
+        let still_there = child.try_wait().unwrap().is_none();
+        let kept = folder.keep();
+        sweep(&kept).unwrap();
+        assert!(still_there);
+        assert!(!child.wait().unwrap().success());
+        assert!(!kept.exists());
+    }
+}
