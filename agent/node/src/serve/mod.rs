@@ -22,6 +22,25 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use motley_scheduler_core::document::Serve;
+use motley_scheduler_core::wire::agent::Progress;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::runner::{Context, StopFlag};
+use crate::workload::WorkloadError;
+use crate::workload::evaluate::input_path;
+use crate::workload::job::Job;
+use crate::workload::model::TextModel;
+use api::RequestLimits;
+use app::{App, ServedModel};
+use engine::{Compute, Engine, EngineLimits};
+use keys::Keys;
+
 /// Why a server could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -35,4 +54,109 @@ pub enum ServeError {
     Socket(std::io::Error),
     #[error("the compute thread ended or hangs")]
     ComputeThread,
+}
+
+/// Threads that hold connections: they parse and wait, the device computes.
+const CONNECTION_THREADS: usize = 2;
+
+/// Threads that tokenize and write JSON; beyond this a request waits for one.
+const BLOCKING_THREADS_MAX: usize = 4;
+
+/// How often the stop flag is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs a serve job until it is asked to stop.
+///
+/// # Errors
+/// Port, keys, model or adapter that cannot be used; the compute thread ended by itself.
+pub(crate) fn run(context: &Context, serve: &Serve) -> Result<(), WorkloadError> {
+    let listener = server::bind(&serve.api.listen)?;
+    let address = listener.local_addr().map_err(ServeError::Socket)?;
+    let keys = match &serve.api.keys_file {
+        Some(name) => {
+            Keys::read(&input_path(&context.document.files(), "api.keys_file", &context.folders.input), name)?
+        }
+        None => Keys::default(),
+    };
+    let limits = RequestLimits {
+        inputs_max: serve.api.inputs_max as usize,
+        tokens_max: serve.api.request_tokens_max as usize,
+        truncate: serve.api.truncate,
+    };
+    let name = serve.api.served_name.clone().unwrap_or_else(|| context.document.name.clone());
+    let app = Arc::new(App::new(name, limits, serve.api.body_max.0, keys));
+    let runtime = runtime()?;
+    let drain = Duration::from_millis(serve.batch.drain.milliseconds);
+    let failed = Arc::new(AtomicBool::new(false));
+    let stop = stopped(context.stop.clone(), Arc::clone(&failed));
+    let server = runtime.spawn(server::serve(listener, Arc::clone(&app), stop, drain));
+    // The socket answers "loading" meanwhile.
+    let loaded = load(context, serve, &app).map(|model| announce(context, &app, model, address));
+    failed.store(loaded.is_err(), Ordering::SeqCst);
+    let ended = runtime.block_on(server);
+    runtime.shutdown_background();
+    loaded?;
+    Ok(ended.map_err(|_| ServeError::ComputeThread)??)
+}
+
+/// From here on requests are answered.
+fn announce(context: &Context, app: &App, model: ServedModel, address: SocketAddr) {
+    let hidden = model.hidden;
+    let _ = app.model.set(model);
+    let endpoint = format!("http://{address}/v1");
+    context.reporter.log(&format!("serving `{}` ({hidden} dimensions) at {endpoint}", app.name));
+    let activity = "serving".to_owned();
+    context.reporter.progress(Progress { activity, unit: "text".to_owned(), ..Progress::default() });
+    context.reporter.endpoint(endpoint);
+}
+
+fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, WorkloadError> {
+    let job = Job::new(context)?;
+    let reference = serve.adapter.as_ref();
+    let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
+    let open = job.open_model(&serve.model, adapter.as_ref())?;
+    let model = match (reference, &adapter) {
+        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
+        _ => open.load(&job.backend, serve.quantization, false)?,
+    };
+    let prompt = open.tokenizer.settings().prompt(serve.api.prompt.as_deref())?.to_owned();
+    // The first pass allocates and touches everything; no client should wait for that.
+    model.embed(&["warm up"], &prompt, &mut |_| Ok(()))?;
+    let limits = EngineLimits {
+        token_budget: serve.batch.token_budget as usize,
+        queue_tokens_max: serve.batch.queue_tokens_max as usize,
+    };
+    let mut revision = open.folder.weights_sha256.to_string();
+    if let Some(files) = &adapter {
+        revision = format!("{revision}+{}", files.sha256);
+    }
+    Ok(ServedModel {
+        tokenizer: Arc::clone(&open.tokenizer),
+        hidden: model.hidden(),
+        engine: Engine::start(compute(model), limits, Arc::clone(&app.metrics)),
+        prompt,
+        revision,
+        parent: adapter.map(|_| open.source.clone()),
+    })
+}
+
+fn compute(model: TextModel) -> Compute {
+    Box::new(move |texts| model.encoder.embed(texts).map_err(|error| error.to_string()))
+}
+
+/// Over when the job is to stop, or could not start.
+async fn stopped(stop: StopFlag, failed: Arc<AtomicBool>) {
+    while !stop.is_set() && !failed.load(Ordering::SeqCst) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn runtime() -> Result<Runtime, ServeError> {
+    Builder::new_multi_thread()
+        .worker_threads(CONNECTION_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Socket)
 }

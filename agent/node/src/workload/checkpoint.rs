@@ -5,6 +5,7 @@
 //!   trainer.safetensors   adapter, moments, step
 //!   state.json            where data, log and clock stand; of what the training is
 //!   log.jsonl             the lines so far
+//!   before/scores/...     every example's score before training
 //! ```
 //!
 //! There is no random state: every draw is a function of (seed, step, row). A folder that is named `step-<n>` is
@@ -31,8 +32,21 @@ pub(crate) struct CheckpointState {
     /// Instruction set and cache geometry: on another class the same steps give other last bits.
     pub(crate) numerics_class: String,
     pub(crate) origin: Origin,
-    /// Results before training, so that they are measured once.
+    pub(crate) history: History,
+    /// Results before training, so that they are measured once; their files are in `before/`.
     pub(crate) before: Value,
+}
+
+/// What the end report tells of the whole way, over all attempts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct History {
+    pub(crate) truncated_texts: u64,
+    pub(crate) first_loss: f64,
+    pub(crate) last_loss: f64,
+    /// Steps at which later attempts began.
+    pub(crate) resumed_at: Vec<u64>,
+    /// Every numerics class that computed a part, in order of appearance.
+    pub(crate) numerics_classes: Vec<String>,
 }
 
 /// What a checkpoint belongs to: it continues nothing else.
@@ -49,6 +63,16 @@ pub(crate) struct Checkpoint {
     pub(crate) state: CheckpointState,
     pub(crate) trainer: Vec<u8>,
     pub(crate) log: String,
+    /// Files to be restored below the output folder, by relative path.
+    pub(crate) before_files: Vec<(String, Vec<u8>)>,
+}
+
+/// What is written beside the state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) trainer: &'a [u8],
+    pub(crate) log: &'a [u8],
+    pub(crate) before_files: &'a [(String, Vec<u8>)],
 }
 
 /// A checkpoint that cannot be continued from.
@@ -68,17 +92,18 @@ const FOLDER_PREFIX: &str = "step-";
 const TRAINER: &str = "trainer.safetensors";
 const STATE: &str = "state.json";
 const LOG: &str = "log.jsonl";
+const BEFORE: &str = "before";
 
 /// Writes `checkpoints/step-<n>`; it appears complete, or not at all.
-pub(crate) fn write(
-    checkpoints: &Path,
-    state: &CheckpointState,
-    trainer: &[u8],
-    log: &[u8],
-) -> Result<(), DiskError> {
+pub(crate) fn write(checkpoints: &Path, state: &CheckpointState, parts: &Parts<'_>) -> Result<(), DiskError> {
     let text = serde_json::to_vec_pretty(state).expect("plain data is JSON");
     let folder = checkpoints.join(format!("{FOLDER_PREFIX}{}", state.step));
-    write_folder(&folder, &[(TRAINER, trainer), (STATE, &text), (LOG, log)])
+    let before: Vec<String> = parts.before_files.iter().map(|(path, _)| format!("{BEFORE}/{path}")).collect();
+    let mut files = vec![(TRAINER, parts.trainer), (STATE, text.as_slice()), (LOG, parts.log)];
+    files.extend(
+        before.iter().map(String::as_str).zip(parts.before_files.iter().map(|(_, bytes)| bytes.as_slice())),
+    );
+    write_folder(&folder, &files)
 }
 
 /// Removes all but the newest `keep`. A folder changes its name before it loses files.
@@ -128,12 +153,30 @@ pub(crate) fn read(folder: &Path, origin: &Origin) -> Result<Checkpoint, ResumeE
         }
     }
     let log = String::from_utf8(file(LOG)?).map_err(|error| unusable(format!("{LOG}: {error}")))?;
-    Ok(Checkpoint { state, trainer: file(TRAINER)?, log })
+    let before_files = before_files(folder).map_err(|error| unusable(format!("{BEFORE}: {error}")))?;
+    Ok(Checkpoint { state, trainer: file(TRAINER)?, log, before_files })
+}
+
+/// `before/scores/x.jsonl` as (`scores/x.jsonl`, content), sorted.
+fn before_files(folder: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let scores = folder.join(BEFORE).join("scores");
+    let mut files = Vec::new();
+    if scores.is_dir() {
+        for entry in fs::read_dir(scores)? {
+            let entry = entry?;
+            let name = format!("scores/{}", entry.file_name().to_string_lossy());
+            files.push((name, fs::read(entry.path())?));
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const EMPTY: Parts<'_> = Parts { trainer: b"", log: b"", before_files: &[] };
 
     fn origin(data: &str) -> Origin {
         Origin { document_sha256: "d".into(), data_sha256: data.into(), weights_sha256: "w".into() }
@@ -148,6 +191,7 @@ mod tests {
             interval: Interval { steps: 3, loss_sum: 0.1 + 0.2, ..Interval::default() },
             numerics_class: "cpu-avx512".into(),
             origin: origin("x"),
+            history: History { numerics_classes: vec!["cpu-avx512".into()], ..History::default() },
             before: serde_json::json!([{"main_score": 1.0 / 3.0}]),
         }
     }
@@ -155,7 +199,9 @@ mod tests {
     #[test]
     fn a_checkpoint_comes_back_to_the_bit() {
         let root = tempfile::tempdir().unwrap();
-        write(root.path(), &state(20), b"tensors", b"line\n").unwrap();
+        let before_files = [("scores/a.before.jsonl".to_owned(), b"scores".to_vec())];
+        let parts = Parts { trainer: b"tensors", log: b"line\n", before_files: &before_files };
+        write(root.path(), &state(20), &parts).unwrap();
         let got = read(&root.path().join("step-20"), &origin("x")).unwrap();
         assert_eq!(
             (got.state, got.trainer.as_slice(), got.log.as_str()),
@@ -168,7 +214,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(newest(root.path()), None);
         for step in [9, 10, 100, 20] {
-            write(root.path(), &state(step), b"", b"").unwrap();
+            write(root.path(), &state(step), &EMPTY).unwrap();
         }
         fs::create_dir(root.path().join(".partial-step-30")).unwrap();
         prune(root.path(), 2).unwrap();
@@ -182,7 +228,7 @@ mod tests {
     #[test]
     fn another_training_and_damaged_folders_are_refused() {
         let root = tempfile::tempdir().unwrap();
-        write(root.path(), &state(20), b"", b"").unwrap();
+        write(root.path(), &state(20), &EMPTY).unwrap();
         let folder = root.path().join("step-20");
         let message = read(&folder, &origin("y")).unwrap_err().to_string();
         assert!(message.contains("the training data has the SHA-256 y, it was made with x"), "{message}");

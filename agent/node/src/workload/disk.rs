@@ -66,7 +66,9 @@ fn fill_folder(partial: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
     }
     fs::create_dir_all(partial)?;
     for (name, bytes) in files {
-        write_synced(&partial.join(name), bytes)?;
+        let path = partial.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(partial))?;
+        write_synced(&path, bytes)?;
     }
     sync_folder(partial)
 }
@@ -104,8 +106,8 @@ mod tests {
         let file = root.path().join("report.json");
         write_atomically(&file, b"old").unwrap();
         let folder = root.path().join("step-20");
-        // A file name with a folder in it cannot be created: stands for any failure after the first file.
-        let error = write_folder(&folder, &[("a", b"x"), ("no/such", b"y")]).unwrap_err();
+        // A file inside of a file cannot be created: stands for any failure after the first file.
+        let error = write_folder(&folder, &[("a", b"x"), ("a/b", b"y")]).unwrap_err();
         assert!(error.to_string().contains("step-20 cannot be written"), "{error}");
         assert!(!folder.exists());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);

@@ -48,6 +48,8 @@ pub(crate) struct Interval {
     pub(crate) took: f64,
     /// Seconds of training before and in this interval, over all attempts.
     pub(crate) seconds: f64,
+    /// Tokens likewise.
+    pub(crate) tokens_total: u64,
 }
 
 /// The open log of a training.
@@ -90,6 +92,7 @@ impl TrainLog {
         interval.loss_sum += facts.loss;
         interval.rows_to += facts.rows;
         interval.tokens += facts.tokens;
+        interval.tokens_total += facts.tokens;
         interval.took += facts.took;
         interval.seconds += facts.took;
         let due = facts.step == 1 || facts.step.is_multiple_of(self.every) || facts.step == self.total_steps;
@@ -106,8 +109,9 @@ impl TrainLog {
             "tokens_per_second": interval.tokens as f64 / interval.took.max(1e-9),
             "seconds": interval.seconds,
         });
-        let (rows_to, seconds) = (interval.rows_to, interval.seconds);
-        self.interval = Interval { rows_from: rows_to, rows_to, seconds, ..Interval::default() };
+        let Interval { rows_to, seconds, tokens_total, .. } = *interval;
+        self.interval =
+            Interval { rows_from: rows_to, rows_to, seconds, tokens_total, ..Interval::default() };
         self.append(&line)?;
         Ok(Some(line))
     }

@@ -1,12 +1,62 @@
-//! (being built)
+//! What jobs do, and the commands that do the same without a job.
+//!
+//! ```text
+//! train, evaluate, crate::serve   jobs, by the document's kind
+//! embed, export, bench, compare   for `ctl`, without scheduler or runner
+//!
+//! job, model, identity            the device; a model ready to embed; which base an adapter belongs to
+//! rows, order, tasks              training rows, their order; evaluation data
+//! score, results, report          figures, their shape in report.json, the report
+//! checkpoint, log, tensorboard    what a training leaves while it runs
+//! vectors, dialect, disk          files: vectors, model folders; whole or absent
+//! program                         which program made a report
+//! ```
+
 mod checkpoint;
 pub mod compare;
+mod dialect;
 mod disk;
+pub mod embed;
+mod error;
+pub(crate) mod evaluate;
+pub mod export;
 pub mod identity;
+pub(crate) mod job;
 mod log;
+pub(crate) mod model;
 mod order;
+pub mod program;
+pub mod report;
 pub mod results;
 mod rows;
 mod score;
 mod tasks;
 mod tensorboard;
+mod vectors;
+
+use motley_scheduler_core::document::Workload;
+
+use crate::runner::Context;
+
+pub use checkpoint::ResumeError;
+pub use compare::{CompareError, Comparison, compare};
+pub use disk::DiskError;
+pub use embed::{EmbedOptions, EmbedProgress, EmbedSummary, embed_file};
+pub use error::WorkloadError;
+pub use export::{ExportOptions, ExportSummary, export_merged};
+pub use identity::{AdapterError, AdapterIdentity};
+
+/// Does what the document says.
+///
+/// # Errors
+/// Whatever keeps it from being done; [`WorkloadError::Stopped`] when the stop flag ended it.
+pub fn run(context: &Context) -> Result<(), WorkloadError> {
+    match &context.document.workload {
+        Workload::Train(_) => Err(WorkloadError::Unusable {
+            what: "training is not in this build yet".to_owned(),
+            hint: "wait for the trainer",
+        }),
+        Workload::Evaluate(evaluate) => evaluate::run(context, evaluate),
+        Workload::Serve(serve) => crate::serve::run(context, serve),
+    }
+}

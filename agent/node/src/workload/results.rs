@@ -97,6 +97,11 @@ impl TaskResult {
         split.metrics.get("main_score").copied().flatten()
     }
 
+    /// Where the examples' scores are, relative to the report.
+    pub(crate) fn examples_file(&self) -> &str {
+        &self.examples.file
+    }
+
     /// `0.8203 (95 %: 0.8021 to 0.8361)`.
     pub fn summary(&self) -> String {
         let Some(score) = self.main_score() else { return "no value".to_owned() };

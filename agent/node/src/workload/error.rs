@@ -1,0 +1,53 @@
+//! Why a workload ended without a result.
+
+use motley_scheduler_core::unit::Bytes;
+
+use super::checkpoint::ResumeError;
+use super::disk::DiskError;
+use super::identity::AdapterError;
+use crate::models::ModelError;
+use crate::serve::ServeError;
+use crate::text::{DataError, TextError};
+
+/// Any error of train, evaluate, serve, embed, export and bench. `failure` maps each to a reason.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Compute(#[from] motley_ops::Error),
+    #[error(transparent)]
+    Device(#[from] motley_backends::Error),
+    /// With the newest checkpoint that is whole.
+    #[error("checkpoint of step {step}: {source}{}", kept(*newest))]
+    Checkpoint { step: u64, newest: Option<u64>, source: DiskError },
+    #[error(
+        "the job needs {needed} on the device, it has {allowed}\n\
+         hint: ask for more with [resources] memory, or lower {remedy}"
+    )]
+    Memory { needed: Bytes, allowed: Bytes, remedy: &'static str },
+    #[error("{what}\nhint: {hint}")]
+    Unusable { what: String, hint: &'static str },
+    /// The stop flag was set; what there was has been kept.
+    #[error("stopped")]
+    Stopped,
+}
+
+fn kept(newest: Option<u64>) -> String {
+    match newest {
+        Some(step) => format!("\nthe last good checkpoint is that of step {step}"),
+        None => "\nno earlier checkpoint was kept".to_owned(),
+    }
+}

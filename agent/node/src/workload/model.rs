@@ -1,0 +1,273 @@
+//! A model ready to embed: its folder, tokenizer and encoder, with an adapter on the base that it belongs to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use motley_backends::{Backend, DeviceRequest};
+use motley_ops::{
+    Adapter, Encoder, LoadOptions, ModelConfig, ModelDropout, ModelFiles, Pooling, TokenizedText,
+};
+use motley_scheduler_core::document::model::AdapterBase;
+use motley_scheduler_core::document::{BackendKind, Model, Quantization};
+use motley_scheduler_core::unit::Bytes;
+
+use super::WorkloadError;
+use super::identity::{AdapterFiles, BaseFacts, Recipe, preparation_sha256};
+use crate::models::{self, Fetched, LoadedModel, ModelFolder, ModelRequest, ModelSettings, Places};
+use crate::text::settings::{SettingsFiles, SettingsOverrides};
+use crate::text::{TextSettings, TextTokenizer};
+
+/// A model folder, opened: texts read, weights mapped.
+pub(crate) struct OpenModel {
+    pub(crate) folder: ModelFolder,
+    pub(crate) files: LoadedModel,
+    pub(crate) tokenizer: Arc<TextTokenizer>,
+    /// As one would write it in a document.
+    pub(crate) source: String,
+}
+
+/// An encoder with its tokenizer.
+pub(crate) struct TextModel {
+    pub(crate) tokenizer: Arc<TextTokenizer>,
+    pub(crate) encoder: Encoder,
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+/// The vectors of a list of texts.
+#[derive(Debug, Default)]
+pub(crate) struct Embedded {
+    /// Row by row.
+    pub(crate) vectors: Vec<f32>,
+    pub(crate) tokens: u64,
+    pub(crate) truncated: u64,
+}
+
+/// Texts tokenized and embedded together: bounds memory, and is enough to keep all threads busy.
+const WINDOW_TEXTS: usize = 2048;
+
+/// Finds or fetches the document's model and opens it.
+///
+/// # Errors
+/// The model cannot be had, lacks a file, or its tokenizer does not fit.
+pub(crate) fn open_model(
+    model: &Model,
+    recorded_prompts: &BTreeMap<String, String>,
+    settings: &ModelSettings,
+    places: &Places,
+    progress: &mut dyn FnMut(Fetched),
+) -> Result<OpenModel, WorkloadError> {
+    let folder = models::resolve(&ModelRequest::from(model), settings, places, progress)?;
+    let files = folder.open()?;
+    let config = ModelConfig::parse(&files.config)?;
+    let setting_files = SettingsFiles {
+        sentence_bert_config: files.sentence_bert.as_deref(),
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        config_sentence_transformers: files.sentence_transformers.as_deref(),
+    };
+    let mut prompts = recorded_prompts.clone();
+    prompts.extend(model.prompts.clone());
+    let overrides = SettingsOverrides { max_length: model.max_length, prompts };
+    let text_settings = TextSettings::read(setting_files, &overrides, config.max_positions())?;
+    let tokenizer = TextTokenizer::new(files.tokenizer.as_bytes(), text_settings, config.vocabulary)?;
+    Ok(OpenModel { folder, files, tokenizer: Arc::new(tokenizer), source: model.source.to_string() })
+}
+
+impl OpenModel {
+    /// Brings the weights to a device.
+    ///
+    /// # Errors
+    /// Weights that do not fit config.json, or a device without room.
+    pub(crate) fn load(
+        &self,
+        backend: &Arc<dyn Backend>,
+        quantization: Option<Quantization>,
+        dropout_from_config: bool,
+    ) -> Result<TextModel, WorkloadError> {
+        let weights: Vec<&[u8]> = self.files.weights.iter().map(|map| &map[..]).collect();
+        let options = LoadOptions {
+            quantization: quantization.map(|Quantization::Nf4 { double_quantization }| {
+                motley_ops::Quantization { double: double_quantization }
+            }),
+            normalize: None,
+            dropout: if dropout_from_config { ModelDropout::Config } else { ModelDropout::Off },
+        };
+        let encoder = Encoder::load(Arc::clone(backend), &self.model_files(&weights), &options)?;
+        Ok(TextModel { tokenizer: Arc::clone(&self.tokenizer), encoder, backend: Arc::clone(backend) })
+    }
+
+    /// Loads the base that an adapter belongs to, and attaches it.
+    ///
+    /// # Errors
+    /// As [`OpenModel::load`]; an adapter of another base, or with other prompts or pooling.
+    pub(crate) fn load_with_adapter(
+        &self,
+        backend: &Arc<dyn Backend>,
+        adapter: &AdapterFiles,
+        base: AdapterBase,
+    ) -> Result<TextModel, WorkloadError> {
+        let quantization = adapter.quantization(base, &self.folder.weights_sha256.to_string())?;
+        adapter.check_preparation(&self.tokenizer.settings().prompts, &self.preparation_sha256()?)?;
+        let mut model = self.load(backend, quantization, false)?;
+        let attached = Adapter::from_peft(&model.encoder, &adapter.config, &adapter.weights)?;
+        model.encoder.attach(attached);
+        Ok(model)
+    }
+
+    pub(crate) fn model_files<'a>(&'a self, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {
+        ModelFiles {
+            config_json: &self.files.config,
+            pooling_json: self.files.pooling.as_deref(),
+            modules_json: self.files.modules.as_deref(),
+            sentence_bert_json: self.files.sentence_bert.as_deref(),
+            weights,
+        }
+    }
+
+    pub(crate) fn pooling(&self) -> Result<Pooling, WorkloadError> {
+        let config = ModelConfig::parse(&self.files.config)?;
+        let (pooling, modules) = (self.files.pooling.as_deref(), self.files.modules.as_deref());
+        Ok(Pooling::parse(pooling, modules, config.hidden)?)
+    }
+
+    fn preparation_sha256(&self) -> Result<String, WorkloadError> {
+        let pooling = self.pooling()?;
+        let prompts = &self.tokenizer.settings().prompts;
+        Ok(preparation_sha256(prompts, pooling_name(pooling.kind), pooling.normalize))
+    }
+
+    /// What an adapter trained on this base has to say about it.
+    pub(crate) fn base_facts(&self, quantization: Option<Quantization>) -> Result<BaseFacts, WorkloadError> {
+        Ok(BaseFacts {
+            source: self.source.clone(),
+            weights_sha256: self.folder.weights_sha256.to_string(),
+            quantization: quantization.map(Recipe::of),
+            prompts: self.tokenizer.settings().prompts.clone(),
+            preparation_sha256: self.preparation_sha256()?,
+        })
+    }
+}
+
+/// sentence-transformers' name of a pooling.
+pub(crate) fn pooling_name(kind: motley_kernels::pool::Kind) -> &'static str {
+    use motley_kernels::pool::Kind;
+    match kind {
+        Kind::Mean => "mean",
+        Kind::Cls => "cls",
+        Kind::LastToken => "lasttoken",
+        Kind::Max => "max",
+        Kind::MeanSqrtLength => "mean_sqrt_len_tokens",
+        Kind::WeightedMean => "weightedmean",
+    }
+}
+
+impl TextModel {
+    pub(crate) fn hidden(&self) -> usize {
+        self.encoder.hidden()
+    }
+
+    /// Embeds texts after one prompt, in order. `observe` hears how many are done, and may end it.
+    ///
+    /// # Errors
+    /// Those of the tokenizer, the device and `observe`.
+    pub(crate) fn embed<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        prompt: &str,
+        observe: &mut dyn FnMut(usize) -> Result<(), WorkloadError>,
+    ) -> Result<Embedded, WorkloadError> {
+        let mut all =
+            Embedded { vectors: Vec::with_capacity(texts.len() * self.hidden()), ..Embedded::default() };
+        observe(0)?;
+        for (window, texts) in texts.chunks(WINDOW_TEXTS).enumerate() {
+            let part = embed_window(&self.encoder, &self.tokenizer, &*self.backend, (texts, prompt))?;
+            all.vectors.extend_from_slice(&part.vectors);
+            all.tokens += part.tokens;
+            all.truncated += part.truncated;
+            observe(window * WINDOW_TEXTS + texts.len())?;
+        }
+        Ok(all)
+    }
+}
+
+/// Tokenizes inside the device's pool and embeds, texts of like length side by side.
+pub(crate) fn embed_window<T: AsRef<str> + Sync>(
+    encoder: &Encoder,
+    tokenizer: &TextTokenizer,
+    backend: &dyn Backend,
+    (texts, prompt): (&[T], &str),
+) -> Result<Embedded, WorkloadError> {
+    let tokenized = tokenize(tokenizer, backend, texts, prompt)?;
+    let truncated = tokenized.iter().filter(|encoded| encoded.is_truncated()).count() as u64;
+    let mut order: Vec<usize> = (0..tokenized.len()).collect();
+    order.sort_by_key(|&index| tokenized[index].text.ids.len());
+    let mut tokenized: Vec<Option<TokenizedText>> =
+        tokenized.into_iter().map(|encoded| Some(encoded.text)).collect();
+    let sorted: Vec<TokenizedText> =
+        order.iter().map(|&index| tokenized[index].take().expect("an order names each index once")).collect();
+    let tokens = sorted.iter().map(|text| text.ids.len() as u64).sum();
+    let width = encoder.hidden();
+    let rows = encoder.embed(&sorted)?;
+    let mut vectors = vec![0f32; rows.len()];
+    for (row, &index) in rows.chunks_exact(width).zip(&order) {
+        vectors[index * width..(index + 1) * width].copy_from_slice(row);
+    }
+    Ok(Embedded { vectors, tokens, truncated })
+}
+
+/// Tokenizes on the device's own threads: there is no other pool.
+pub(crate) fn tokenize<T: AsRef<str> + Sync>(
+    tokenizer: &TextTokenizer,
+    backend: &dyn Backend,
+    texts: &[T],
+    prompt: &str,
+) -> Result<Vec<crate::text::Encoded>, WorkloadError> {
+    let mut encoded = None;
+    backend.run_in_pool(&mut || encoded = Some(tokenizer.encode_all(texts, prompt)));
+    Ok(encoded.expect("the pool has run the work")?)
+}
+
+/// Opens the device of an assignment.
+///
+/// # Errors
+/// A backend that this build lacks.
+pub(crate) fn open_device(
+    kind: BackendKind,
+    threads: Option<u32>,
+    memory: Bytes,
+) -> Result<Arc<dyn Backend>, WorkloadError> {
+    let request = DeviceRequest {
+        backend: kind.name().to_owned(),
+        threads: threads.map(|threads| threads.max(1) as usize),
+        memory_limit: (memory.0 > 0).then_some(memory.0),
+        ..DeviceRequest::default()
+    };
+    Ok(motley_backends::open(&request)?)
+}
+
+/// Where `file:` and `job:` models of a job lie.
+pub(crate) fn places(folders: &crate::runner::Folders) -> Places {
+    Places { file: Some(folders.input.join("model.source")), jobs: Some(folders.inputs.clone()) }
+}
+
+/// Shows seconds for people: `1.9 s`, `12.3 min`.
+pub(crate) fn shown_seconds(seconds: f64) -> String {
+    let duration = Duration::from_secs_f64(seconds.max(0.0));
+    if duration < Duration::from_secs(120) {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.1} min", seconds / 60.0)
+    }
+}
+
+/// Folder of the adapter that a document names.
+pub(crate) fn adapter_folder(
+    reference: &motley_scheduler_core::document::AdapterReference,
+    folders: &crate::runner::Folders,
+) -> PathBuf {
+    match &reference.source {
+        motley_scheduler_core::document::Source::Job { job } => folders.inputs.join(format!("job-{job}")),
+        _ => folders.input.join("adapter.source"),
+    }
+}
