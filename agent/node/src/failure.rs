@@ -9,6 +9,7 @@ use crate::models::ModelError;
 use crate::serve::ServeError;
 use crate::text::{DataError, TextError};
 use crate::transfer::TransferError;
+use crate::workload::WorkloadError;
 
 /// Longest message of an end report, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
@@ -99,6 +100,68 @@ pub(crate) fn transfer_reason(error: &TransferError) -> FailureReason {
         | TransferError::DiskFull { .. }
         | TransferError::Gone { .. } => FailureReason::Infra,
         TransferError::Manifest { .. } | TransferError::UnsafePath { .. } => FailureReason::DataError,
+    }
+}
+
+/// Reasons of workloads. A stopped one has none: the shell looks at the stop flag first.
+pub fn workload_reason(error: &WorkloadError) -> FailureReason {
+    match error {
+        WorkloadError::Model(error) => model_reason(error),
+        WorkloadError::Text(error) => text_reason(error),
+        WorkloadError::Data(error) => data_reason(error),
+        WorkloadError::Serve(error) => serve_reason(error),
+        WorkloadError::Compute(error) => compute_reason(error),
+        WorkloadError::Device(error) => device_reason(error),
+        WorkloadError::Adapter(_) | WorkloadError::Resume(_) | WorkloadError::Unusable { .. } => {
+            FailureReason::UserError
+        }
+        WorkloadError::Disk(_) | WorkloadError::Checkpoint { .. } => FailureReason::Infra,
+        WorkloadError::Memory { .. } => FailureReason::OomHost,
+        WorkloadError::Stopped => FailureReason::Internal,
+    }
+}
+
+/// Reasons of models that compute.
+fn compute_reason(error: &motley_ops::Error) -> FailureReason {
+    use motley_ops::Error;
+    match error {
+        Error::Numerics { .. } => FailureReason::Numerics,
+        Error::Backend(error) => device_reason(error),
+        Error::Row { .. } => FailureReason::DataError,
+        Error::Malformed { .. }
+        | Error::UnsupportedModel { .. }
+        | Error::UnsupportedSetting { .. }
+        | Error::WeightFile(_)
+        | Error::MissingTensor { .. }
+        | Error::TensorShape { .. }
+        | Error::TensorDtype { .. }
+        | Error::UnknownTarget { .. }
+        | Error::AdapterSetting { .. }
+        | Error::AdapterTensor { .. }
+        | Error::Setting { .. } => FailureReason::UserError,
+        Error::NoAdapter
+        | Error::TextLength { .. }
+        | Error::TokenOutOfRange { .. }
+        | Error::NoRows
+        | Error::State { .. }
+        | Error::EmbeddingCount { .. } => FailureReason::Internal,
+    }
+}
+
+/// Reasons of devices. The only device of this build is the host itself.
+fn device_reason(error: &motley_backends::Error) -> FailureReason {
+    use motley_backends::Error;
+    match error {
+        Error::OutOfMemory { .. } => FailureReason::OomHost,
+        Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } => FailureReason::UserError,
+        Error::Threads { .. } => FailureReason::Infra,
+        Error::OutOfBounds { .. }
+        | Error::Misaligned { .. }
+        | Error::Launch { .. }
+        | Error::Overlap { .. }
+        | Error::Busy { .. }
+        | Error::Foreign { .. }
+        | Error::Weight { .. } => FailureReason::Internal,
     }
 }
 

@@ -30,4 +30,5 @@ pub mod workload;
 
 pub use agent::{Agent, AgentHandle};
 pub use error::NodeError;
+pub use runner::runner_main;
 pub use settings::{AgentConfig, NodeSettings, RunnerCommand};

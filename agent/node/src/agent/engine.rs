@@ -234,8 +234,7 @@ impl Engine {
         let renewal =
             Renewal { at: Instant::now(), lease: assignment.lease, keep_running: self.keep_running };
         let folder = AttemptFolder::new(&self.home.attempts, attempt);
-        let created =
-            self.spec(assignment).and_then(|spec| folder.create(&spec).map(|()| spec));
+        let created = self.spec(assignment).and_then(|spec| folder.create(&spec).map(|()| spec));
         match created {
             Ok(spec) => self.drive(folder, spec, Orders { lease: Some(renewal), ..Orders::default() }),
             Err(error) => {

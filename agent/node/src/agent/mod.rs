@@ -74,7 +74,8 @@ fn start_with(
     let facts = facts::read(name.clone()).map_err(|source| NodeError::Facts { source })?;
     let attempts = config.state.join("attempts");
     private_folder(&attempts).map_err(state)?;
-    let cache = BlobCache::open(config.state.join("blobs")).map_err(|error| state(io::Error::other(error)))?;
+    let cache =
+        BlobCache::open(config.state.join("blobs")).map_err(|error| state(io::Error::other(error)))?;
     let embedded = config.embedded.clone().map(|root| Embedded { parent: std::process::id(), root });
     let threads = config.threads.unwrap_or(facts.cores).clamp(1, facts.cores.max(1));
     let home = Home { attempts, facts, threads, settings: config.settings.clone(), embedded };

@@ -183,7 +183,9 @@ impl Driver {
 
     /// Hands a renewal on to the runner.
     fn tell_lease(&mut self, orders: &Orders) {
-        let Some(renewal) = orders.lease.filter(|renewal| self.lease_told != Some(renewal.at)) else { return };
+        let Some(renewal) = orders.lease.filter(|renewal| self.lease_told != Some(renewal.at)) else {
+            return;
+        };
         if !matches!(self.stage, Stage::Running { .. }) || self.abandoned {
             return;
         }
@@ -277,8 +279,7 @@ impl Driver {
         };
         let killed = self.stopping.as_ref().is_some_and(Stopping::has_killed);
         tracing::info!(attempt = %self.spec.assignment.attempt, pid, ?outcome, killed, "runner ended");
-        let lost =
-            matches!(&outcome, Outcome::Failed { reason: FailureReason::RunnerLost, .. }) || killed;
+        let lost = matches!(&outcome, Outcome::Failed { reason: FailureReason::RunnerLost, .. }) || killed;
         // A killed runner leaves files that are half written.
         self.end(outcome, if lost { Output::Settled(None) } else { Output::Wanted });
     }

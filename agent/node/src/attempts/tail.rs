@@ -122,7 +122,10 @@ mod tests {
         let mut file = File::create(&path).unwrap();
         file.write_all(b"{\"event\":\"from_the_future\",\"x\":1}\n{\"event\":\"check").unwrap();
         assert_eq!(tail.read(), []);
-        file.write_all(b"point\",\"step\":4}\nnonsense\n{\"event\":\"endpoint\",\"endpoint\":\"http://a\"}\n").unwrap();
+        file.write_all(
+            b"point\",\"step\":4}\nnonsense\n{\"event\":\"endpoint\",\"endpoint\":\"http://a\"}\n",
+        )
+        .unwrap();
         let expected =
             [RunnerEvent::Checkpoint { step: 4 }, RunnerEvent::Endpoint { endpoint: "http://a".into() }];
         assert_eq!(tail.read(), expected);

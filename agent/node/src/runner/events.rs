@@ -7,10 +7,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunnerEvent {
-    Phase { phase: AttemptPhase },
-    Progress { progress: Progress },
+    Phase {
+        phase: AttemptPhase,
+    },
+    Progress {
+        progress: Progress,
+    },
     /// `checkpoints/step-<step>` is complete.
-    Checkpoint { step: u64 },
+    Checkpoint {
+        step: u64,
+    },
     /// Where a serving job listens.
-    Endpoint { endpoint: String },
+    Endpoint {
+        endpoint: String,
+    },
 }

@@ -21,7 +21,9 @@ struct State {
 pub(crate) enum LeaseState {
     Held,
     /// Past its end: computing goes on, for this much longer.
-    Lapsed { left: Duration },
+    Lapsed {
+        left: Duration,
+    },
     /// Time to stop.
     Over,
 }

@@ -22,5 +22,35 @@ pub mod report;
 pub(crate) mod result;
 pub mod shell;
 
+use std::path::Path;
+use std::process::ExitCode;
+
+use motley_scheduler_core::document::{Document, Workload};
+use motley_scheduler_core::failure::FailureReason;
+
+use crate::failure::{Failure, workload_reason};
+use crate::workload::{self, WorkloadError};
+use shell::{Finish, Shell};
+
 pub use context::{Context, Embedded, Folders, RunnerSpec, StopFlag};
 pub use report::Reporter;
+
+/// The program of a runner: does the attempt of that folder and leaves `result.json` there.
+pub fn runner_main(attempt_folder: &Path) -> ExitCode {
+    shell::run(attempt_folder, work)
+}
+
+fn work(shell: Shell) -> Result<Finish, Failure> {
+    let document = Document::parse(&shell.spec.assignment.document)
+        .map_err(|error| Failure::new(FailureReason::UserError, error))?;
+    let serves = matches!(document.workload, Workload::Serve(_));
+    let Shell { spec, folders, reporter, stop } = shell;
+    let context = Context { spec, document, folders, reporter, stop };
+    match workload::run(&context) {
+        // A server that drained ended because it was asked to; anything else that returns has done all it had to do.
+        Ok(()) if serves && context.stop.is_set() => Ok(Finish::Stopped),
+        Ok(()) => Ok(Finish::Done),
+        Err(WorkloadError::Stopped) => Ok(Finish::Stopped),
+        Err(error) => Err(Failure::new(workload_reason(&error), error)),
+    }
+}

@@ -234,7 +234,8 @@ fn watch(orders: &Orders, reporter: &Reporter, embedded: Option<Embedded>) -> ! 
             LeaseState::Lapsed { left } if !lapsed => {
                 lapsed = true;
                 let seconds = left.as_secs();
-                reporter.log(&format!("the lease has ended without renewal: going on locally for {seconds} s"));
+                reporter
+                    .log(&format!("the lease has ended without renewal: going on locally for {seconds} s"));
             }
             LeaseState::Over if !orders.lease_over.swap(true, Ordering::SeqCst) => {
                 reporter.log("the lease was not renewed in time: stopping");

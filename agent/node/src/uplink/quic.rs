@@ -162,5 +162,9 @@ impl BlobStore for QuicBlobs {
 }
 
 fn failed(error: LinkError) -> UplinkError {
-    if error.is_transient() { UplinkError::Lost(error.to_string()) } else { UplinkError::Refused(error.to_string()) }
+    if error.is_transient() {
+        UplinkError::Lost(error.to_string())
+    } else {
+        UplinkError::Refused(error.to_string())
+    }
 }
