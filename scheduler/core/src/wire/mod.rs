@@ -16,6 +16,8 @@ pub mod agent;
 pub mod bulk;
 pub mod client;
 pub mod codec;
+#[cfg(test)]
+mod golden;
 pub mod hello;
 pub mod join;
 
