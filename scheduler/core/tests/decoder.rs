@@ -79,9 +79,12 @@ fn try_named(name: &str, bytes: &[u8]) -> bool {
 }
 
 fn corpus() -> Vec<(&'static str, Vec<u8>)> {
-    let hex = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let hex = |pair: &[u8]| {
+        let digits = std::str::from_utf8(pair).expect("the file is ASCII");
+        u8::from_str_radix(digits, 16).expect("hexadecimal digits")
+    };
     let line = |line: &'static str| {
-        let (name, digits) = line.split_once(' ').unwrap();
+        let (name, digits) = line.split_once(' ').expect("a name and its bytes");
         (name, digits.as_bytes().chunks(2).map(hex).collect())
     };
     let lines = include_str!("../golden/messages.txt").lines().map(line);

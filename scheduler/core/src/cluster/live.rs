@@ -13,6 +13,8 @@ use crate::wire::client::NodeState;
 pub(super) struct Live {
     /// When this scheduler started.
     pub started: Moment,
+    /// Since when silence counts against a node: the start, or the end of a sleep of the scheduler itself.
+    pub listening: Moment,
     /// The latest moment seen.
     pub now: Moment,
     pub nodes: BTreeMap<NodeId, LiveNode>,
@@ -73,8 +75,8 @@ impl LiveAttempt {
 }
 
 impl Live {
-    /// When the node counts as lost: nobody is before the grace after a start has passed.
+    /// When the node counts as lost: nobody is before the grace after a start (or a sleep) has passed.
     pub(super) fn lost_at(&self, node: &LiveNode, clocks: &Clocks) -> Moment {
-        node.last_seen.after(clocks.lost_after).max(self.started.after(clocks.grace_after_start))
+        node.last_seen.after(clocks.lost_after).max(self.listening.after(clocks.grace_after_start))
     }
 }

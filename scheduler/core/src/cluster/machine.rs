@@ -37,6 +37,9 @@ impl Cluster {
     /// Decides what follows from `event`. The changes are applied already when this returns: a caller that cannot
     /// store them must not go on with this cluster.
     pub fn handle(&mut self, event: Event, now: Moment) -> Handled {
+        if self.has_overslept(now) {
+            self.wake(now);
+        }
         self.live.now = self.live.now.max(now);
         let mut handled = Handled::default();
         let out = &mut handled;
@@ -65,7 +68,7 @@ impl Cluster {
     /// After a start nobody is connected, and nobody is lost before the grace has passed.
     fn start(&mut self) {
         let now = self.live.now;
-        self.live = Live { started: now, now, looked: now, ..Live::default() };
+        self.live = Live { started: now, listening: now, now, looked: now, ..Live::default() };
         for node in self.state.nodes.keys() {
             self.live.nodes.insert(*node, LiveNode::unseen_since(now));
         }
@@ -73,6 +76,20 @@ impl Cluster {
             if let Some((id, _)) = self.state.jobs[job].current(*job) {
                 self.live.attempts.insert(id, LiveAttempt::sent(now));
             }
+        }
+    }
+
+    /// Nobody called when it was time: the machine slept, or had no processor to spare. What looks like the
+    /// agents' silence was ours.
+    fn has_overslept(&self, now: Moment) -> bool {
+        let late = |due: Moment| now.since(due) > self.clocks.suspect_after;
+        late(self.live.now) && self.next_deadline().is_some_and(late)
+    }
+
+    fn wake(&mut self, now: Moment) {
+        self.live.listening = now;
+        for attempt in self.live.attempts.values_mut() {
+            attempt.heard = now;
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::live::{LiveAttempt, LiveNode};
 use super::machine::Cluster;
+use super::state::step;
 use super::{Action, Change, Handled};
+use crate::artifact::ArtifactRef;
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, Epoch, NodeId};
 use crate::wire::agent::{AttemptPhase, AttemptReport, FromAgent, NodeFacts, Outcome, ToAgent};
@@ -54,7 +56,8 @@ impl Cluster {
                 }
             }
             FromAgent::CheckpointStored { attempt, epoch, artifact } => {
-                if self.still_leased(out, node, attempt, epoch) {
+                if self.still_leased(out, node, attempt, epoch) && self.is_newer_checkpoint(attempt, artifact)
+                {
                     self.record(out, Change::CheckpointRecorded { attempt, artifact });
                     self.job_changed(out, attempt.job);
                 }
@@ -173,6 +176,16 @@ impl Cluster {
             && attempt
                 .and_then(|attempt| attempt.ended)
                 .is_some_and(|(_, reason)| reason != Some(FailureReason::NodeLost))
+    }
+
+    /// Agents repeat their newest checkpoint after every break; only news is recorded.
+    fn is_newer_checkpoint(&self, attempt: AttemptId, artifact: ArtifactRef) -> bool {
+        let newest = self.state.jobs.get(&attempt.job).and_then(|job| job.checkpoints.last());
+        match (newest, step(&artifact)) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(newest), step_of_it) => *newest != artifact && step(newest) <= step_of_it,
+        }
     }
 
     fn live_attempt(&mut self, id: AttemptId) -> &mut LiveAttempt {

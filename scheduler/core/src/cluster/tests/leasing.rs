@@ -28,7 +28,18 @@ fn new_attempt_continues_from_the_newest_checkpoint_elsewhere() {
         let (attempt, epoch) = (start.attempt, start.epoch);
         fleet.say(node, FromAgent::CheckpointStored { attempt, epoch, artifact });
     }
+    let recorded = |fleet: &Fleet| fleet.journal.iter().filter(|c| c.name() == "CheckpointRecorded").count();
+    assert_eq!(recorded(&fleet), 3);
     let newest = artifact(ArtifactKind::Checkpoint { step: 300 }, 3);
+    for (artifact, count) in [
+        (artifact(ArtifactKind::Checkpoint { step: 250 }, 9), 3),
+        (artifact(ArtifactKind::Output, 9), 3),
+        (newest, 3),
+    ] {
+        let (attempt, epoch) = (start.attempt, start.epoch);
+        fleet.say(node, FromAgent::CheckpointStored { attempt, epoch, artifact });
+        assert_eq!(recorded(&fleet), count);
+    }
     let kept = vec![artifact(ArtifactKind::Checkpoint { step: 200 }, 2), newest];
     assert_eq!(fleet.cluster.artifacts(job), Some(kept));
     fleet.end(node, &start, failed(FailureReason::RunnerLost));

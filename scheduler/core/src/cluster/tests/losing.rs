@@ -158,3 +158,23 @@ fn restarted_scheduler_places_jobs_that_were_waiting() {
     let actions = fleet.end(node, &start, Outcome::Succeeded);
     assert_eq!(one_start(&actions).1.epoch, Epoch(2));
 }
+
+#[test]
+fn scheduler_that_slept_blames_nobody() {
+    let mut fleet = Fleet::of(&[4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    let run = fleet.run(&start, node);
+    fleet.wait_beating(100, &[(node, vec![run.clone()])]);
+    // A laptop's lid was closed for an hour.
+    fleet.now = fleet.now.after(Span::from_seconds(3600));
+    fleet.event(Event::Tick);
+    assert_eq!(fleet.view(job).state, JobState::Running);
+    fleet.wait_beating(100, &[(node, vec![run])]);
+    assert_eq!(fleet.view(job).attempts.len(), 1);
+    // And a node that does not come back after it is lost in the end.
+    fleet.now = fleet.now.after(Span::from_seconds(3600));
+    fleet.event(Event::Tick);
+    fleet.wait(61);
+    assert_eq!(state_of(&fleet, node), NodeState::Lost);
+}
