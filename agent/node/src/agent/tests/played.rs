@@ -147,7 +147,7 @@ impl Uplink for Played {
             if self.lock().down {
                 return Err(UplinkError::Lost("played to be down".into()));
             }
-            let (outbox, mut from_agent) = mpsc::channel(64);
+            let (outbox, mut from_agent) = mpsc::channel::<FromAgent>(64);
             let (to_agent, inbox) = mpsc::channel(64);
             let heard = Arc::clone(&self.heard);
             let answers = to_agent.clone();

@@ -98,7 +98,7 @@ async fn logs_are_exact_over_lost_connections() {
     let played = Played::new();
     let agent = start_agent(state.path(), &played);
     until("the connection", || played.is_connected().then_some(())).await;
-    start_attempt(&played, assignment(&format!("lines {LINES}\nsleep 300")));
+    start_attempt(&played, assignment(&format!("log begin\nlines {LINES}\nsleep 300")));
     for part in [1, 2, 3] {
         let enough = LINES * 12 * part / 5;
         until("some of the log", || (played.log().len() > enough).then_some(())).await;
