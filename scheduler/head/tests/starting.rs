@@ -1,0 +1,68 @@
+//! Starts that must not succeed, and what they say.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as loudly as the test itself")]
+
+mod common;
+
+use common::{start, start_on, submit};
+use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::wire::client::{FromClient, ToClient};
+use motley_scheduler_head::HeadError;
+
+#[tokio::test]
+async fn two_schedulers_never_share_a_state_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = start(folder.path()).await.unwrap();
+    let error = start(folder.path()).await.unwrap_err();
+    assert!(matches!(error, HeadError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("hint:"), "{error}");
+    first.shutdown().await;
+    start(folder.path()).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn taken_port_is_named_and_leaves_the_folder_free() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = start(one.path()).await.unwrap();
+    let port = first.address().port();
+    let error = start_on(two.path(), port, Clocks::default()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("hint:"), "{error}");
+    first.shutdown().await;
+    start_on(two.path(), port, Clocks::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn state_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = start(&file.join("state")).await.unwrap_err().to_string();
+    assert!(error.contains("file/state") && error.contains("hint:"), "{error}");
+
+    let state = folder.path().join("state");
+    start(&state).await.unwrap().shutdown().await;
+    std::fs::remove_file(state.join("authority/authority-key.pem")).unwrap();
+    let error = start(&state).await.unwrap_err().to_string();
+    assert!(error.contains("authority-key.pem"), "{error}");
+
+    let state = folder.path().join("other");
+    start(&state).await.unwrap().shutdown().await;
+    std::fs::write(state.join("journal.sqlite"), vec![7; 8192]).unwrap();
+    let error = start(&state).await.unwrap_err().to_string();
+    assert!(error.contains("journal.sqlite"), "{error}");
+}
+
+#[tokio::test]
+async fn clock_never_goes_back_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut last = motley_scheduler_core::unit::Moment(0);
+    for _ in 0..3 {
+        let head = start(folder.path()).await.unwrap();
+        let client = common::admin(&head).await;
+        submit(&client).await;
+        let ToClient::Status(status) = client.request(FromClient::Status).await.unwrap() else { panic!() };
+        assert!(status.started > last && status.now >= status.started, "{status:?} after {last:?}");
+        last = status.now;
+        head.shutdown().await;
+    }
+}
