@@ -131,6 +131,8 @@ fn compare(path: &str, expected: &str) {
     let found = std::fs::read_to_string(&file).unwrap_or_default();
     let differs = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
     if found != expected {
-        panic!("{path} is not what the program says; MOTLEY_BLESS=1 writes it anew.\nfirst difference: {differs:#?}");
+        panic!(
+            "{path} is not what the program says; MOTLEY_BLESS=1 writes it anew.\nfirst difference: {differs:#?}"
+        );
     }
 }

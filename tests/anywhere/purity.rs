@@ -40,8 +40,12 @@ fn a_planted_violation_is_caught() {
     let scratch = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(scratch.path().join(name), text).unwrap();
     std::fs::create_dir(scratch.path().join("src")).unwrap();
-    std::fs::copy(repository().join("scheduler/core/clippy.toml"), scratch.path().join("clippy.toml")).unwrap();
-    write("Cargo.toml", "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n");
+    std::fs::copy(repository().join("scheduler/core/clippy.toml"), scratch.path().join("clippy.toml"))
+        .unwrap();
+    write(
+        "Cargo.toml",
+        "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n",
+    );
     let functions: Vec<String> = VIOLATIONS
         .iter()
         .enumerate()
@@ -53,7 +57,10 @@ fn a_planted_violation_is_caught() {
         let line = format!("src/lib.rs:{}:", 4 * index + 2);
         assert!(output.contains(&line), "{what} was not caught; clippy said:\n{output}");
     }
-    write("src/lib.rs", "pub fn clean() -> std::collections::BTreeMap<u8, u8> {\n    Default::default()\n}\n");
+    write(
+        "src/lib.rs",
+        "pub fn clean() -> std::collections::BTreeMap<u8, u8> {\n    Default::default()\n}\n",
+    );
     let output = clippy(scratch.path());
     assert!(!output.contains("src/lib.rs"), "clean code was refused:\n{output}");
 }

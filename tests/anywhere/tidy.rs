@@ -23,10 +23,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["agent/node"]),
     ("gemm", &["kernels", "backends"]),
     ("rayon", &["kernels", "backends"]),
-    (
-        "tracing",
-        &["backends", "ops", "scheduler/link", "scheduler/head", "agent/node", "agent/ctl", "tests"],
-    ),
+    ("tracing", &["backends", "ops", "scheduler/link", "scheduler/head", "agent/node", "agent/ctl", "tests"]),
 ];
 /// Our own crates: each may depend on what stands below it on its arrow.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -48,12 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "agent/ctl",
-        &[
-            "motley-scheduler-core",
-            "motley-scheduler-link",
-            "motley-scheduler-head",
-            "motley-agent-node",
-        ],
+        &["motley-scheduler-core", "motley-scheduler-link", "motley-scheduler-head", "motley-agent-node"],
     ),
 ];
 const FILE_LINES_MAX: usize = 500;
@@ -64,17 +56,33 @@ struct Source {
     /// From the root, with `/`.
     path: String,
     text: String,
+    /// Compiled for tests alone.
+    is_tests: bool,
 }
 
 impl Source {
-    /// Lines before the unit tests, which stand last.
+    /// Lines before the unit tests, which stand last; none of a file that is tests alone.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_tests_file = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
-        let end = match is_tests_file || self.path.starts_with("tests/") {
+        let in_a_suite = self.path.starts_with("tests/") || self.path.contains("/tests/");
+        let end = match self.is_tests || in_a_suite {
             true => 0,
-            false => self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len()),
+            false => self.text.find("\nmod tests {").unwrap_or(self.text.len()),
         };
         self.text[..end].lines().enumerate().map(|(index, line)| (index + 1, line))
+    }
+
+    /// Paths, without ending, of the modules that this file declares for tests alone.
+    fn test_modules(&self) -> Vec<String> {
+        let stem = self.path.trim_end_matches(".rs");
+        let folder = match stem.rsplit_once('/') {
+            Some((folder, "mod" | "lib" | "main")) => folder,
+            _ => stem,
+        };
+        let lines: Vec<&str> = self.text.lines().collect();
+        let declared =
+            lines.windows(2).filter(|pair| pair[0].starts_with("#[cfg(") && pair[0].contains("test"));
+        let names = declared.filter_map(|pair| pair[1].split("mod ").nth(1)?.strip_suffix(';'));
+        names.map(|name| format!("{folder}/{name}")).collect()
     }
 }
 
@@ -91,11 +99,21 @@ fn sources() -> Vec<Source> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
-                found.push(Source { path, text });
+                found.push(Source { path, text, is_tests: false });
             }
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    let test_modules: Vec<String> = found.iter().flat_map(Source::test_modules).collect();
+    for source in &mut found {
+        let below = |module: &String| {
+            source
+                .path
+                .strip_prefix(module.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        source.is_tests = test_modules.iter().any(below);
+    }
     assert!(found.len() > 50, "only {} files found below {}", found.len(), root.display());
     found
 }
@@ -134,7 +152,10 @@ fn long_functions(text: &str) -> Vec<(usize, usize)> {
         let words: Vec<&str> = code.split([' ', '<', '(']).collect();
         let is_function = words.iter().take(6).position(|word| *word == "fn").is_some_and(|at| {
             words[..at].iter().all(|word| {
-                matches!(*word, "pub" | "const" | "async" | "unsafe" | "extern" | "\"C\"" | "crate)" | "super)")
+                matches!(
+                    *word,
+                    "pub" | "const" | "async" | "unsafe" | "extern" | "\"C\"" | "crate)" | "super)"
+                )
             })
         });
         if !is_function || code.ends_with(';') {
@@ -180,9 +201,9 @@ fn nothing_is_unfinished_or_unwrapped() {
 #[test]
 fn bincode_is_named_in_one_file_alone() {
     let allowed = ["scheduler/core/src/wire/codec.rs", "tests/anywhere/tidy.rs"];
-    let others = sources().into_iter().filter(|source| {
-        !allowed.contains(&source.path.as_str()) && source.text.contains("bincode")
-    });
+    let others = sources()
+        .into_iter()
+        .filter(|source| !allowed.contains(&source.path.as_str()) && source.text.contains("bincode"));
     complain("bincode has one home, wire/codec.rs", others.map(|source| source.path).collect());
 }
 
@@ -203,14 +224,14 @@ fn unsafe_code_argues_its_safety() {
     complain("an unsafe block has `// SAFETY:` before it", complaints);
 }
 
-/// Names under `[dependencies]` and its kin of a crate.
+/// Names of what a crate is made of; what only its tests use may live anywhere.
 fn dependencies(krate: &str) -> Vec<String> {
     let path = repository().join(krate).join("Cargo.toml");
     let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let mut tables: Vec<&toml::Table> = vec![&manifest];
     let targets = manifest.get("target").and_then(toml::Value::as_table);
     tables.extend(targets.into_iter().flat_map(toml::Table::values).filter_map(toml::Value::as_table));
-    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let kinds = ["dependencies", "build-dependencies"];
     let tables = tables.iter().flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)));
     tables.filter_map(toml::Value::as_table).flat_map(|table| table.keys().cloned()).collect()
 }

@@ -11,7 +11,8 @@ const WAITING: [&str; 3] = [
 #[test]
 fn what_needs_an_accelerator_is_said_to_be_skipped() {
     let driver = std::path::Path::new("/proc/driver/nvidia/version").exists();
-    let why = if driver { "a driver is there, this version has no backend for it" } else { "no accelerator here" };
+    let why =
+        if driver { "a driver is there, this version has no backend for it" } else { "no accelerator here" };
     for what in WAITING {
         eprintln!("skipped: {what} ({why})");
     }

@@ -80,7 +80,8 @@ impl Fleet {
 
     /// Starts the agent of a node that has joined before.
     pub fn restart_agent(&self, agent: &mut Agent) {
-        let name = agent.state.file_name().expect("an agent's state has a name").to_string_lossy().into_owned();
+        let name =
+            agent.state.file_name().expect("an agent's state has a name").to_string_lossy().into_owned();
         agent.running = Some(self.agent_process(&name, None));
     }
 

@@ -59,10 +59,16 @@ pub fn write_tiny(folder: &Path) {
         json!({ "idx": index, "name": index.to_string(), "path": path,
                 "type": format!("sentence_transformers.models.{kind}") })
     };
-    let modules =
-        [module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")];
+    let modules = [
+        module(0, "", "Transformer"),
+        module(1, "1_Pooling", "Pooling"),
+        module(2, "2_Normalize", "Normalize"),
+    ];
     write("modules.json", &json!(modules));
-    write("config_sentence_transformers.json", &json!({ "__version__": { "sentence_transformers": "2.0.0" } }));
+    write(
+        "config_sentence_transformers.json",
+        &json!({ "__version__": { "sentence_transformers": "2.0.0" } }),
+    );
     std::fs::write(folder.join("model.safetensors"), weights()).expect("a test file can be written");
 }
 

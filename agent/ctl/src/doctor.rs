@@ -73,7 +73,8 @@ impl Verdict {
 
 /// Checks, prints, and fails when there is a problem.
 pub async fn doctor(common: &Common, arguments: DoctorArguments, output: &Output) -> Result<(), Failure> {
-    let mut findings = vec![Finding::ok("program", format!("ctl {}", env!("CARGO_PKG_VERSION"))), processor()];
+    let mut findings =
+        vec![Finding::ok("program", format!("ctl {}", env!("CARGO_PKG_VERSION"))), processor()];
     findings.extend(devices());
     findings.push(memory());
     findings.extend(udp_buffers());
@@ -182,7 +183,10 @@ fn udp_buffers() -> Vec<Finding> {
             false => Finding::warning(
                 &what,
                 limit.to_string(),
-                format!("uploads are slower than the network; as root: sysctl -w net.core.{name}={}", UDP_BUFFER.0),
+                format!(
+                    "uploads are slower than the network; as root: sysctl -w net.core.{name}={}",
+                    UDP_BUFFER.0
+                ),
             ),
         })
     };

@@ -28,9 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use arguments::{
-    Arguments, ArtifactsCommand, BenchCommand, Command, Common, EvaluateCommand, TokenCommand,
-};
+use arguments::{Arguments, ArtifactsCommand, BenchCommand, Command, Common, EvaluateCommand, TokenCommand};
 use failure::Failure;
 use output::Output;
 
@@ -111,8 +109,10 @@ fn start_logging(arguments: &Arguments) {
     let level = match (arguments.common.verbose, daemon) {
         (0, false) => "warn",
         (0, true) => "info",
-        (1, _) => "motley=debug,motley_agent_ctl=debug,motley_agent_node=debug,motley_scheduler_head=debug,\
-                   motley_scheduler_link=debug,info",
+        (1, _) => {
+            "motley=debug,motley_agent_ctl=debug,motley_agent_node=debug,motley_scheduler_head=debug,\
+                   motley_scheduler_link=debug,info"
+        }
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("MOTLEY_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -1,19 +1,110 @@
 //! Commands that work without any scheduler: embed, export, compare, bench. Each is one call of the node's library.
 
-use motley_agent_node::workload::compare::compare as compare_reports;
+use std::path::{Path, PathBuf};
+
+use motley_agent_node::NodeSettings;
+use motley_agent_node::failure::workload_reason;
+use motley_agent_node::models::{Fetched, ModelSettings};
+use motley_agent_node::workload::{
+    EmbedOptions, EmbedProgress, ExportOptions, WorkloadError, compare as compare_reports, embed_file,
+    export_merged,
+};
+use motley_scheduler_core::document::model::AdapterBase;
+use motley_scheduler_core::document::{Document, Model};
+use motley_scheduler_core::failure::FailureReason;
+use motley_scheduler_core::wire::agent::Progress;
 
 use crate::arguments::{
     BenchEncodeArguments, BenchTrainArguments, CompareArguments, EmbedArguments, ExportArguments,
 };
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use crate::folders;
 use crate::output::Output;
+use crate::output::progress::ProgressDisplay;
 
-pub fn embed(_arguments: EmbedArguments, _output: &Output) -> Result<(), Failure> {
-    Err(Failure::failed("not here yet"))
+/// Writes the vectors of a file of texts.
+pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> {
+    must_exist(&arguments.input, "name a file with a text a line, or a .jsonl file with a field `text`")?;
+    let options = EmbedOptions {
+        model: model(&arguments.model, arguments.max_length)?,
+        settings: settings()?,
+        adapter: adapter(arguments.adapter, false)?,
+        quantization: None,
+        prompt: arguments.prompt,
+        input: arguments.input,
+        output: arguments.output.clone(),
+        threads: arguments.threads,
+    };
+    let mut display = ProgressDisplay::new(output);
+    let result = embed_file(&options, &mut |progress| display.update(&embed_progress(progress)));
+    display.finish();
+    let summary = result.map_err(workload)?;
+    let place = arguments.output;
+    output.data(
+        || format!("{} in {}", summary.describe(), place.display()),
+        || {
+            let mut value = serde_json::to_value(&summary).unwrap_or_default();
+            value["output"] = serde_json::json!(place);
+            value
+        },
+    );
+    Ok(())
 }
 
-pub fn export(_arguments: ExportArguments, _output: &Output) -> Result<(), Failure> {
-    Err(Failure::failed("not here yet"))
+fn embed_progress(progress: EmbedProgress) -> Progress {
+    match progress {
+        EmbedProgress::Downloading(fetched) => download_progress(fetched),
+        EmbedProgress::Embedding { bytes, bytes_total, tokens_per_second, .. } => Progress {
+            activity: "embedding".to_owned(),
+            done: bytes,
+            total: Some(bytes_total),
+            unit: "byte".to_owned(),
+            loss: None,
+            tokens_per_second: Some(tokens_per_second),
+            seconds_left: None,
+        },
+    }
+}
+
+fn download_progress(fetched: Fetched) -> Progress {
+    Progress {
+        activity: format!("fetching {}", fetched.what),
+        done: fetched.bytes,
+        total: fetched.total,
+        unit: "byte".to_owned(),
+        ..Progress::default()
+    }
+}
+
+/// Writes a merged model folder.
+pub fn export(arguments: ExportArguments, output: &Output) -> Result<(), Failure> {
+    let options = ExportOptions {
+        model: model(&arguments.model, None)?,
+        settings: settings()?,
+        adapter: adapter(Some(arguments.adapter), arguments.full_precision)?,
+        output: arguments.output,
+        threads: None,
+    };
+    let summary = with_downloads(output, |progress| export_merged(&options, progress))?;
+    output.data(
+        || format!("{}\n{}", summary.folder.display(), summary.base),
+        || serde_json::to_value(&summary).unwrap_or_default(),
+    );
+    Ok(())
+}
+
+/// Exits with 1 when B is worse, for use in continuous integration.
+pub fn compare(arguments: CompareArguments, output: &Output) -> Result<(), Failure> {
+    for path in [&arguments.baseline, &arguments.candidate] {
+        must_exist(path, "name a report.json, or the folder that holds it")?;
+    }
+    let comparison = compare_reports(&arguments.baseline, &arguments.candidate, arguments.tolerance)
+        .map_err(Failure::usage)?;
+    output.data(|| comparison.to_string(), || serde_json::to_value(&comparison).unwrap_or_default());
+    match comparison.worse {
+        false => Ok(()),
+        true => Err(Failure::failed(format!("B is worse than A by more than {}", arguments.tolerance))),
+    }
 }
 
 pub fn bench_encode(_arguments: BenchEncodeArguments, _output: &Output) -> Result<(), Failure> {
@@ -24,19 +115,67 @@ pub fn bench_train(_arguments: BenchTrainArguments, _output: &Output) -> Result<
     Err(Failure::failed("not here yet"))
 }
 
-/// Exits with 1 when B is worse, for use in continuous integration.
-pub fn compare(arguments: CompareArguments, output: &Output) -> Result<(), Failure> {
-    for path in [&arguments.baseline, &arguments.candidate] {
-        if !path.exists() {
-            return Err(Failure::not_found(format!("no file or folder {}", path.display()))
-                .hint("name a report.json, or the folder that holds it"));
-        }
+/// The model as `[model] source` would have it, read by the same code.
+fn model(source: &str, max_length: Option<u32>) -> Result<Model, Failure> {
+    // JSON's escapes are TOML's.
+    let source = serde_json::Value::from(source);
+    let max_length = max_length.map(|tokens| format!("max_length = {tokens}\n")).unwrap_or_default();
+    let text =
+        format!("version = 1\nkind = \"serve\"\nname = \"local\"\n[model]\nsource = {source}\n{max_length}");
+    let document = Document::parse(&text).map_err(|error| {
+        let failure = Failure::usage(error);
+        // The line is one of the text above, which the user never saw.
+        let message = failure.message.split_once(": ").map_or(&*failure.message, |(_, rest)| rest).to_owned();
+        Failure { message, ..failure }
+    })?;
+    Ok(document.model().clone())
+}
+
+fn settings() -> Result<ModelSettings, Failure> {
+    Ok(NodeSettings::from_environment(folders::cache()?).models)
+}
+
+fn adapter(folder: Option<PathBuf>, full_precision: bool) -> Result<Option<(PathBuf, AdapterBase)>, Failure> {
+    let Some(folder) = folder else { return Ok(None) };
+    must_exist(&folder, "name a folder with adapter_config.json")?;
+    let base = if full_precision { AdapterBase::FullPrecision } else { AdapterBase::Own };
+    Ok(Some((folder, base)))
+}
+
+fn must_exist(path: &Path, hint: &str) -> Result<(), Failure> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(Failure::not_found(format!("no file or folder {}", path.display())).hint(hint)),
     }
-    let comparison = compare_reports(&arguments.baseline, &arguments.candidate, arguments.tolerance)
-        .map_err(Failure::usage)?;
-    output.data(|| comparison.to_string(), || serde_json::to_value(&comparison).unwrap_or_default());
-    match comparison.worse {
-        false => Ok(()),
-        true => Err(Failure::failed(format!("B is worse than A by more than {}", arguments.tolerance))),
+}
+
+fn with_downloads<T>(
+    output: &Output,
+    work: impl FnOnce(&mut dyn FnMut(Fetched)) -> Result<T, WorkloadError>,
+) -> Result<T, Failure> {
+    let mut display = ProgressDisplay::new(output);
+    let result = work(&mut |fetched| display.update(&download_progress(fetched)));
+    display.finish();
+    result.map_err(workload)
+}
+
+fn workload(error: WorkloadError) -> Failure {
+    let exit = match workload_reason(&error) {
+        FailureReason::UserError => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_as_in_documents() {
+        assert_eq!(model("file:a \"b\"", Some(64)).unwrap().source.to_string(), "file:a \"b\"");
+        let failure = model("nonsense of: a kind", None).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(!failure.message.contains("line "), "{failure}");
     }
 }

@@ -10,7 +10,9 @@ use motley_scheduler_core::unit::Span;
 use super::{Setting, parse_setting};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl submit train.toml\n  ctl submit train.toml --set train.epochs=3 --watch")]
+#[command(
+    after_help = "Examples:\n  ctl submit train.toml\n  ctl submit train.toml --set train.epochs=3 --watch"
+)]
 pub struct SubmitArguments {
     /// The job document.
     #[arg(value_name = "FILE")]

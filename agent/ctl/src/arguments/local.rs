@@ -74,8 +74,10 @@ pub struct EmbedArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ctl export sentence-transformers/all-MiniLM-L6-v2 --adapter ./result/adapter \
-    --output ./merged")]
+#[command(
+    after_help = "Example:\n  ctl export sentence-transformers/all-MiniLM-L6-v2 --adapter ./result/adapter \
+    --output ./merged"
+)]
 pub struct ExportArguments {
     /// The base model: what `[model] source` takes.
     #[arg(value_name = "MODEL")]
@@ -98,7 +100,9 @@ pub enum EvaluateCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ctl evaluate compare base/report.json tuned/report.json --tolerance 0.005")]
+#[command(
+    after_help = "Example:\n  ctl evaluate compare base/report.json tuned/report.json --tolerance 0.005"
+)]
 pub struct CompareArguments {
     /// The report (or its folder) to compare with.
     #[arg(value_name = "A")]
@@ -120,42 +124,48 @@ pub enum BenchCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2\n  \
-    ctl bench encode file:./model --input texts.txt --threads 2")]
+#[command(
+    after_help = "Example:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2 --data test.jsonl --threads 2"
+)]
 pub struct BenchEncodeArguments {
     /// What `[model] source` takes.
     #[arg(value_name = "MODEL")]
     pub model: String,
-    /// A text a line [default: texts made from a fixed seed].
-    #[arg(long, value_name = "FILE")]
-    pub input: Option<PathBuf>,
-    /// Worker threads [default: all cores].
-    #[arg(long, value_name = "N")]
-    pub threads: Option<u32>,
-    /// How long to measure.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub seconds: u32,
+    #[command(flatten)]
+    pub common: BenchArguments,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl bench train sentence-transformers/all-MiniLM-L6-v2\n  \
-    ctl bench train file:./model --adapter qlora --threads 2")]
+#[command(
+    after_help = "Examples:\n  ctl bench train sentence-transformers/all-MiniLM-L6-v2 --data train.jsonl\n  \
+    ctl bench train file:./model --data train.jsonl --adapter qlora --threads 2"
+)]
 pub struct BenchTrainArguments {
     /// What `[model] source` takes.
     #[arg(value_name = "MODEL")]
     pub model: String,
+    #[command(flatten)]
+    pub common: BenchArguments,
     /// What is trained.
     #[arg(long, value_enum, default_value_t = AdapterName::Lora)]
     pub adapter: AdapterName,
-    /// Rows a step.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub batch_size: u32,
+    /// Measured steps, of 32 pairs each.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub steps: u32,
+}
+
+/// What both measurements need.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// JSON lines with sentence1, sentence2 and score.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Longest text in tokens [default: what the model says].
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<u32>,
     /// Worker threads [default: all cores].
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
-    /// Measured steps.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub steps: u32,
 }
 
 /// What is trained, on the command line.
@@ -163,7 +173,6 @@ pub struct BenchTrainArguments {
 pub enum AdapterName {
     Lora,
     Qlora,
-    Full,
 }
 
 #[derive(Debug, Args)]
@@ -175,7 +184,9 @@ pub struct DoctorArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl scheduler\n  ctl scheduler --state /var/lib/motley/scheduler --listen 0.0.0.0:7443")]
+#[command(
+    after_help = "Examples:\n  ctl scheduler\n  ctl scheduler --state /var/lib/motley/scheduler --listen 0.0.0.0:7443"
+)]
 pub struct SchedulerArguments {
     /// Where jobs, artifacts, logs and the authority are kept [default: motley/scheduler in your data folder].
     #[arg(long, value_name = "DIR")]
@@ -189,8 +200,10 @@ pub struct SchedulerArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl agent --scheduler fleet.example.org:7443 --token motley1.5f0c...\n  \
-    ctl agent --scheduler fleet.example.org:7443")]
+#[command(
+    after_help = "Examples:\n  ctl agent --scheduler fleet.example.org:7443 --token motley1.5f0c...\n  \
+    ctl agent --scheduler fleet.example.org:7443"
+)]
 pub struct AgentArguments {
     /// Address of the scheduler.
     #[arg(long, value_name = "HOST:PORT")]

@@ -15,9 +15,9 @@ pub use client::{
     PullArguments, ShowArguments, SubmitArguments, TokenCommand, TokenCreateArguments,
 };
 pub use local::{
-    AgentArguments, BenchCommand, BenchEncodeArguments, BenchTrainArguments, CompareArguments,
-    DoctorArguments, EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments, RunArguments,
-    SchedulerArguments,
+    AdapterName, AgentArguments, BenchArguments, BenchCommand, BenchEncodeArguments, BenchTrainArguments,
+    CompareArguments, DoctorArguments, EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments,
+    RunArguments, SchedulerArguments,
 };
 
 /// Fine-tune, evaluate and serve text-embedding models, on one machine or on a fleet.

@@ -30,7 +30,13 @@ pub async fn scheduler(
     };
     let mut head = Head::start(config).await.map_err(Failure::failed)?;
     output.data(
-        || format!("scheduler on {}, identity of its admin in {}", head.address(), head.admin_identity_folder().display()),
+        || {
+            format!(
+                "scheduler on {}, identity of its admin in {}",
+                head.address(),
+                head.admin_identity_folder().display()
+            )
+        },
         || {
             json!({
                 "address": head.address().to_string(),
@@ -65,13 +71,11 @@ pub async fn agent(arguments: AgentArguments, output: &Output) -> Result<(), Fai
             .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?,
     };
     let mut agent = Agent::start(config).await.map_err(Failure::failed)?;
-    output.data(
-        || format!("agent of {}", arguments.scheduler),
-        || json!({ "scheduler": arguments.scheduler }),
-    );
+    output
+        .data(|| format!("agent of {}", arguments.scheduler), || json!({ "scheduler": arguments.scheduler }));
     let failure = tokio::select! {
         () = signals.next() => None,
-        error = agent.failed() => Some(Failure::failed(error)),
+        end = agent.ended() => end.err().map(Failure::failed),
     };
     agent.shutdown().await;
     failure.map_or(Ok(()), Err)

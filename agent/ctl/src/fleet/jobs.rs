@@ -43,7 +43,8 @@ pub async fn nodes(common: &Common, output: &Output) -> Result<(), Failure> {
 pub async fn show(common: &Common, arguments: ShowArguments, output: &Output) -> Result<(), Failure> {
     let mut fleet = Fleet::open(common).await?;
     if arguments.watch {
-        let job = follow::to_the_end(&mut fleet, arguments.job, output, follow::Shown::ProgressAndLogs).await?;
+        let job =
+            follow::to_the_end(&mut fleet, arguments.job, output, follow::Shown::ProgressAndLogs).await?;
         print_job(&fleet, &job, output).await?;
         return follow::judge(&job);
     }
@@ -71,11 +72,8 @@ pub async fn cancel(common: &Common, arguments: CancelArguments, output: &Output
 /// Prints log bytes as they are; with `--json` one object a piece, the text in it lossy.
 pub async fn logs(common: &Common, arguments: LogsArguments, output: &Output) -> Result<(), Failure> {
     let mut fleet = Fleet::open(common).await?;
-    let request = follow::LogRequest {
-        job: arguments.job,
-        attempt: arguments.attempt,
-        follow: arguments.follow,
-    };
+    let request =
+        follow::LogRequest { job: arguments.job, attempt: arguments.attempt, follow: arguments.follow };
     follow::logs(&mut fleet, request, &mut |attempt, bytes| {
         if output.json {
             let text = String::from_utf8_lossy(bytes);

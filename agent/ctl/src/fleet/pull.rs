@@ -45,14 +45,15 @@ fn nothing(arguments: &PullArguments) -> Failure {
     let failure = Failure::not_found(format!("job {} has {what}", arguments.job));
     match arguments.checkpoint {
         true => failure.hint("checkpoints are written as `[checkpoint] every` says"),
-        false => failure.hint("results are there once the job has succeeded; --checkpoint takes the newest state"),
+        false => {
+            failure.hint("results are there once the job has succeeded; --checkpoint takes the newest state")
+        }
     }
 }
 
 fn choose(artifacts: &[ArtifactRef], checkpoint: bool) -> Option<ArtifactRef> {
-    let matches = |artifact: &&ArtifactRef| {
-        matches!(artifact.kind, ArtifactKind::Checkpoint { .. }) == checkpoint
-    };
+    let matches =
+        |artifact: &&ArtifactRef| matches!(artifact.kind, ArtifactKind::Checkpoint { .. }) == checkpoint;
     artifacts.iter().rev().find(matches).copied()
 }
 
@@ -113,7 +114,11 @@ fn partial_of(folder: &Path) -> Result<PathBuf, Failure> {
     Ok(folder.with_file_name(format!(".{name}.partial-{}", std::process::id())))
 }
 
-async fn fill(fleet: &Fleet, artifacts: &[(ArtifactRef, PathBuf)], partial: &Path) -> Result<Pulled, Failure> {
+async fn fill(
+    fleet: &Fleet,
+    artifacts: &[(ArtifactRef, PathBuf)],
+    partial: &Path,
+) -> Result<Pulled, Failure> {
     std::fs::create_dir_all(partial).map_err(|error| cannot_write(partial, &error))?;
     let bulk = fleet.bulk().await?;
     let mut pulled = Pulled::default();

@@ -43,10 +43,7 @@ pub async fn submit(common: &Common, arguments: SubmitArguments, output: &Output
     output.talk(&format!("job {job}"));
     follow::to_the_end(&mut fleet, job, output, follow::Shown::ProgressAndLogs).await?;
     let job = jobs::ask_job(&fleet, job).await?;
-    output.data(
-        || format!("job {} {}", job.job, view::state_name(job.state)),
-        || view::job_json(&job),
-    );
+    output.data(|| format!("job {} {}", job.job, view::state_name(job.state)), || view::job_json(&job));
     follow::judge(&job)
 }
 
@@ -78,7 +75,9 @@ fn read_document(path: &Path) -> Result<String, Failure> {
         let failure = match error.kind() {
             std::io::ErrorKind::NotFound => Failure::not_found(format!("no file {}", path.display()))
                 .hint("name a job document, such as examples/finance/train.toml"),
-            std::io::ErrorKind::InvalidData => Failure::usage(format!("{} is not UTF-8 text", path.display())),
+            std::io::ErrorKind::InvalidData => {
+                Failure::usage(format!("{} is not UTF-8 text", path.display()))
+            }
             _ => Failure::failed(format!("cannot read {}: {error}", path.display())),
         };
         failure.hint("a job document is a TOML file; docs/job-documents.md shows one of each kind")
@@ -186,8 +185,7 @@ pub async fn send(fleet: &Fleet, prepared: Prepared, output: &Output) -> Result<
             tracing::info!(files = local.len(), %sent, "uploaded");
         }
     }
-    let question =
-        FromClient::Submit { document: prepared.text, files: entries, memory: prepared.memory };
+    let question = FromClient::Submit { document: prepared.text, files: entries, memory: prepared.memory };
     match fleet.ask(question).await? {
         ToClient::Submitted { job } => Ok(job),
         other => Err(unexpected(&other)),

@@ -10,13 +10,18 @@ use crate::arguments::{Common, LoginArguments, TokenCreateArguments};
 use crate::failure::Failure;
 use crate::output::Output;
 
-pub async fn create(common: &Common, arguments: TokenCreateArguments, output: &Output) -> Result<(), Failure> {
+pub async fn create(
+    common: &Common,
+    arguments: TokenCreateArguments,
+    output: &Output,
+) -> Result<(), Failure> {
     let fleet = Fleet::open(common).await?;
     let grants = match (arguments.user, arguments.role) {
         (Some(name), Some(role)) => TokenGrant::User { name, role: role.into() },
         _ => TokenGrant::Node,
     };
-    let answer = fleet.ask(FromClient::CreateToken { grants: grants.clone(), valid: arguments.valid }).await?;
+    let answer =
+        fleet.ask(FromClient::CreateToken { grants: grants.clone(), valid: arguments.valid }).await?;
     let ToClient::Token { token, valid } = answer else { return Err(unexpected(&answer)) };
     let command = match &grants {
         TokenGrant::Node => "ctl agent --scheduler HOST:PORT --token TOKEN".to_owned(),

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn durations_have_two_units_at_most() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (200, "3m 20s"), (7500, "2h 5m"), (100_000, "1d 3h")] {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (200, "3m 20s"), (7500, "2h 5m"), (100_000, "1d 3h")]
+        {
             assert_eq!(duration(Span::from_seconds(seconds)), text);
         }
     }
@@ -294,9 +295,6 @@ mod tests {
             tokens_per_second: Some(5210.4),
             seconds_left: Some(80.2),
         };
-        assert_eq!(
-            progress_line(&progress),
-            "training 40/120 step, loss 0.1234, 5210 tokens/s, 1m 20s left"
-        );
+        assert_eq!(progress_line(&progress), "training 40/120 step, loss 0.1234, 5210 tokens/s, 1m 20s left");
     }
 }

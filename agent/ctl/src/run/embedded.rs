@@ -72,9 +72,8 @@ impl Embedded {
         let node = self.node(fleet).await?;
         let mut refusals = Vec::new();
         for (resources, needed) in prepared.document.resources.iter().zip(&prepared.memory) {
-            let devices = || {
-                node.devices.iter().filter(|device| resources.backend.contains(&device.facts.backend))
-            };
+            let devices =
+                || node.devices.iter().filter(|device| resources.backend.contains(&device.facts.backend));
             let Some(largest) = devices().map(|device| device.facts.memory).max() else {
                 let wanted: Vec<&str> = resources.backend.iter().map(|kind| kind.name()).collect();
                 refusals.push(format!("this machine has no device of {}", wanted.join(", ")));

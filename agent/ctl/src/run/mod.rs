@@ -12,7 +12,7 @@
 
 mod embedded;
 mod results;
-pub mod summary;
+mod summary;
 pub mod sweeper;
 
 use std::path::{Path, PathBuf};

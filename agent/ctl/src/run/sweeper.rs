@@ -65,20 +65,28 @@ pub fn main(folder: &Path) -> Result<(), Failure> {
 }
 
 fn sweep(folder: &Path) -> Result<(), Failure> {
+    // A runner that notices the end itself renames the folder before it removes it, and may be ended by us meanwhile.
+    let names = [folder.to_path_buf(), folder.with_extension("ended")];
     let deadline = Instant::now() + SWEEP_TIME;
-    loop {
-        for (pid, start_time) in runners(folder) {
-            end_process(pid, start_time);
+    while let Err(error) = names.iter().try_for_each(|folder| sweep_once(folder)) {
+        if Instant::now() >= deadline {
+            return Err(Failure::failed(format!("{} stays: {error}", folder.display())));
         }
-        match std::fs::remove_dir_all(folder) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(Failure::failed(format!("{} stays: {error}", folder.display())));
-            }
-            // Somebody was still writing.
-            Err(_) => std::thread::sleep(RETRY_INTERVAL),
-        }
+        // Somebody was still writing.
+        std::thread::sleep(RETRY_INTERVAL);
+    }
+    Ok(())
+}
+
+fn sweep_once(folder: &Path) -> std::io::Result<()> {
+    for (pid, start_time) in runners(folder) {
+        end_process(pid, start_time);
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        // Gone under this name; whoever renamed it between the two looks is found at the next.
+        _ if folder.exists() => Err(std::io::ErrorKind::DirectoryNotEmpty.into()),
+        _ => Ok(()),
     }
 }
 

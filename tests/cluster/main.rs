@@ -1,0 +1,11 @@
+//! Suites over real processes: scheduler, agents, runners, real QUIC on loopback, a real store, a small model.
+
+mod bad_data;
+mod bad_input;
+mod embedded;
+mod jobs;
+mod kills;
+mod strangers;
+
+/// The program under test.
+pub(crate) const CTL: &str = env!("CARGO_BIN_EXE_ctl-under-test");
