@@ -57,7 +57,7 @@ fn measure(
     let (input, output) = (buffer(), buffer());
     let flops = 2.0 * (rows * out * width) as f64;
     // The best single call: what the code can do when nobody else takes the processor.
-    let calls = ((4e9 / flops) as usize).clamp(20, 2000);
+    let calls = ((2e9 / flops) as usize).clamp(20, 1000);
     let mut best = f64::INFINITY;
     backend.run_in_pool(&mut || {
         for _ in 0..calls {

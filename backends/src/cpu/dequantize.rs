@@ -28,6 +28,13 @@ fn portable(codes: &[[u8; HALF]], absmax: &PanelRow, out: &mut [PanelRow]) {
 
 /// target[j][i] = rows[i][j]; zero where there is no row i.
 pub(super) fn transpose(rows: &[PanelRow], target: &mut [PanelRow]) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Level::Avx512, Ok(rows), Ok(target)) =
+        (level(), <&[PanelRow; PANEL]>::try_from(rows), <&mut [PanelRow; PANEL]>::try_from(&mut *target))
+    {
+        // SAFETY: the processor has AVX-512.
+        return unsafe { avx512::transpose(rows, target) };
+    }
     for (j, target) in target.iter_mut().enumerate() {
         *target = PanelRow::ZERO;
         for (i, row) in rows.iter().enumerate() {
@@ -40,7 +47,7 @@ pub(super) fn transpose(rows: &[PanelRow], target: &mut [PanelRow]) {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{CODE, HALF, PanelRow};
+    use super::{CODE, HALF, PANEL, PanelRow};
 
     #[target_feature(enable = "avx512f")]
     pub fn dequantize_rows(codes: &[[u8; HALF]], absmax: &PanelRow, out: &mut [PanelRow]) {
@@ -57,6 +64,52 @@ mod avx512 {
                 _mm512_store_ps(out.0.as_mut_ptr().add(HALF), _mm512_mul_ps(high, scales.1));
             }
         }
+    }
+
+    /// Four blocks of 16 × 16.
+    #[target_feature(enable = "avx512f")]
+    pub fn transpose(rows: &[PanelRow; PANEL], target: &mut [PanelRow; PANEL]) {
+        for (i, j) in [(0, 0), (0, HALF), (HALF, 0), (HALF, HALF)] {
+            // SAFETY: i and j are 0 or 16, so each load and store is half of one of 32 rows.
+            unsafe {
+                let block = std::array::from_fn(|r| _mm512_load_ps(rows[i + r].0.as_ptr().add(j)));
+                for (c, column) in transpose_block(block).into_iter().enumerate() {
+                    _mm512_store_ps(target[j + c].0.as_mut_ptr().add(i), column);
+                }
+            }
+        }
+    }
+
+    /// Pairs of rows are interleaved by one, two, four and eight elements in turn.
+    #[target_feature(enable = "avx512f")]
+    fn transpose_block(rows: [__m512; HALF]) -> [__m512; HALF] {
+        let mut ones = rows;
+        for r in (0..HALF).step_by(2) {
+            ones[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]);
+            ones[r + 1] = _mm512_unpackhi_ps(rows[r], rows[r + 1]);
+        }
+        let mut twos = ones;
+        for r in (0..HALF).step_by(4) {
+            let pair = |low, high| (_mm512_castps_pd(low), _mm512_castps_pd(high));
+            for k in 0..2 {
+                let (low, high) = pair(ones[r + k], ones[r + k + 2]);
+                twos[r + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+                twos[r + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+            }
+        }
+        // twos[4·q + c] holds, in each quarter s, column 4·s + c of rows 4·q to 4·q + 3.
+        let mut columns = twos;
+        for c in 0..4 {
+            let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(twos[c], twos[4 + c]);
+            let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(twos[c], twos[4 + c]);
+            let even_below = _mm512_shuffle_f32x4::<0b10_00_10_00>(twos[8 + c], twos[12 + c]);
+            let odd_below = _mm512_shuffle_f32x4::<0b11_01_11_01>(twos[8 + c], twos[12 + c]);
+            columns[c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even, even_below);
+            columns[8 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even, even_below);
+            columns[4 + c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd, odd_below);
+            columns[12 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd, odd_below);
+        }
+        columns
     }
 }
 

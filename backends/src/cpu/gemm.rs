@@ -5,12 +5,12 @@
 
 use std::cell::RefCell;
 
-use motley_kernels::{Workers, gelu, multiversion};
+use motley_kernels::{Workers, gelu};
 
 use super::panels::Panels;
-use super::tile::{self, PANEL, PanelRow, ROWS, Tile};
+use super::tile::{self, PANEL, PanelRow, ROWS, Rows, Target, Tile};
 
-/// output = activation(alpha·left·right + bias) + beta·output
+/// output = alpha·activation(left·right + bias) + beta·output
 pub(super) struct Product<'a> {
     pub rows: usize,
     pub columns: usize,
@@ -29,12 +29,17 @@ pub(super) struct Finish<'a> {
     pub alpha: f32,
     /// 0: the output is not read.
     pub beta: f32,
-    pub bias: Option<&'a [f32]>,
+    /// In panels.
+    pub bias: Option<&'a [PanelRow]>,
     pub activation: Option<gelu::Kind>,
 }
 
 impl Finish<'_> {
     pub const PLAIN: Finish<'static> = Finish { alpha: 1.0, beta: 0.0, bias: None, activation: None };
+
+    fn only_bias(&self) -> bool {
+        self.alpha == 1.0 && self.beta == 0.0 && self.activation.is_none()
+    }
 }
 
 /// Left rows of one task: with a depth of 1536 they take half of a core's second-level cache.
@@ -123,88 +128,57 @@ unsafe fn one_panel(
     (index, rows): (usize, std::ops::Range<usize>),
     shared: &Shared,
 ) {
-    let mut tile = Tile([[0.0; PANEL]; ROWS]);
     // Fourteen rows are one tile, fifteen are eight and seven: tiles of about equal height keep registers busy.
-    let tiles = rows.len().div_ceil(ROWS);
-    let height = rows.len().div_ceil(tiles);
+    let height = rows.len().div_ceil(rows.len().div_ceil(ROWS));
     let columns = index * PANEL..product.columns.min((index + 1) * PANEL);
-    let bias = product.finish.bias.map(|bias| &bias[columns.clone()]);
-    let finish = Finish { bias, ..product.finish };
+    let finish = &product.finish;
+    let bias = finish.bias.map(|bias| &bias[index]);
+    let panel = &panel[..product.depth];
     for first in rows.clone().step_by(height) {
         let count = height.min(rows.end - first);
-        let left = &product.left[first * product.left_stride..];
-        tile::multiply(count, (left, product.left_stride), &panel[..product.depth], &mut tile);
+        let left =
+            Rows { data: &product.left[first * product.left_stride..], stride: product.left_stride, count };
         let start = first * product.output_stride + columns.start;
-        let length = (count - 1) * product.output_stride + columns.len();
-        assert!(start + length <= shared.length, "the output has all its rows");
-        let place = Place {
-            // SAFETY: in bounds by the assertion.
-            start: unsafe { shared.start.add(start) },
-            stride: product.output_stride,
-            rows: count,
-            columns: columns.len(),
-        };
-        store(&mut tile, &place, &finish);
-    }
-}
-
-/// Where a tile goes.
-struct Place {
-    start: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-}
-
-impl Place {
-    /// Row `r` of the tile's part of the output.
-    #[inline(always)]
-    fn row(&self, r: usize) -> &mut [f32] {
-        // SAFETY: `one_panel` checked that all rows lie in the output, and no other task writes these columns.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(r * self.stride), self.columns) }
-    }
-}
-
-fn store(tile: &mut Tile, place: &Place, finish: &Finish<'_>) {
-    if finish.alpha != 1.0 || finish.bias.is_some() {
-        scale_and_bias(tile, (place.rows, place.columns), finish);
-    }
-    if let Some(kind) = finish.activation {
-        gelu::in_place(tile.0[..place.rows].as_flattened_mut(), kind as u32);
-    }
-    copy_out(tile, place, finish.beta);
-}
-
-multiversion! {
-    fn scale_and_bias(tile: &mut Tile, size: (usize, usize), finish: &Finish<'_>) {
-        let _ = FMA;
-        let (rows, columns) = size;
-        let mut bias = [0.0; PANEL];
-        if let Some(values) = finish.bias {
-            bias[..columns].copy_from_slice(&values[..columns]);
+        assert!(
+            start + (count - 1) * product.output_stride + columns.len() <= shared.length,
+            "the output has all its rows"
+        );
+        // SAFETY: in bounds by the assertion.
+        let target = Target { start: unsafe { shared.start.add(start) }, stride: product.output_stride };
+        if finish.only_bias() && columns.len() == PANEL {
+            // SAFETY: the target's rows are whole panels in bounds, and the caller's alone.
+            unsafe { tile::multiply(left, panel, bias, target) };
+            continue;
         }
-        for row in &mut tile.0[..rows] {
-            for j in 0..PANEL {
-                row[j] = row[j] * finish.alpha + bias[j];
-            }
+        let mut sums = Tile([[0.0; PANEL]; ROWS]);
+        // SAFETY: a tile has room for all rows.
+        unsafe { tile::multiply(left, panel, bias, Target::tile(&mut sums)) };
+        if let Some(kind) = finish.activation {
+            gelu::in_place(sums.0[..count].as_flattened_mut(), kind as u32);
         }
+        // SAFETY: the target's rows have these columns in bounds, and are the caller's alone.
+        unsafe { copy_out(&sums, (target.start, target.stride), (count, columns.len()), finish) };
     }
 }
 
-multiversion! {
-    fn copy_out(tile: &Tile, place: &Place, beta: f32) {
-        let _ = FMA;
-        for r in 0..place.rows {
-            let target = place.row(r);
-            if beta == 0.0 && target.len() == PANEL {
-                target.copy_from_slice(&tile.0[r]);
-            } else if beta == 0.0 {
-                target.copy_from_slice(&tile.0[r][..target.len()]);
-            } else {
-                for (target, value) in target.iter_mut().zip(&tile.0[r]) {
-                    *target = *target * beta + *value;
-                }
-            }
+/// # Safety
+/// `size` rows and columns of the target may be written, and nobody else uses them.
+unsafe fn copy_out(
+    tile: &Tile,
+    (start, stride): (*mut f32, usize),
+    (rows, columns): (usize, usize),
+    finish: &Finish<'_>,
+) {
+    for (r, sums) in tile.0[..rows].iter().enumerate() {
+        // SAFETY: the caller's promise.
+        let target = unsafe { std::slice::from_raw_parts_mut(start.add(r * stride), columns) };
+        if finish.alpha == 1.0 && finish.beta == 0.0 {
+            target.copy_from_slice(&sums[..columns]);
+        } else if finish.beta == 0.0 {
+            target.iter_mut().zip(sums).for_each(|(target, sum)| *target = sum * finish.alpha);
+        } else {
+            let add = |(target, sum): (&mut f32, &f32)| *target = *target * finish.beta + sum * finish.alpha;
+            target.iter_mut().zip(sums).for_each(add);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) trait Panels: Sync {
 /// A prepared matrix W [out, in].
 pub(super) struct PackedWeight {
     pub shape: [usize; 2],
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vec<PanelRow>>,
     values: Values,
 }
 
@@ -72,7 +72,7 @@ impl PackedWeight {
             values.put(first_column, &part.values(), (shape[1], source.format));
             first_column += part.shape[0];
         }
-        Ok(PackedWeight { shape, bias: source.bias.map(<[f32]>::to_vec), values })
+        Ok(PackedWeight { shape, bias: source.bias.map(PanelRow::of), values })
     }
 
     pub fn panels(&self) -> usize {

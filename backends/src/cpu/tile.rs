@@ -1,7 +1,7 @@
 //! The inner product kernel: up to [`ROWS`] rows by one panel of [`PANEL`] columns, sums kept in registers.
 //!
 //! ```text
-//! tile[r][j] = Σ_k a[r·stride + k]·panel[k][j]      k ascending, one accumulator an element
+//! target[r][j] = Σ_k left[r][k]·panel[k][j] + bias[j]      k ascending, one accumulator an element
 //! ```
 //!
 //! Whatever the number of rows, each element is added up in the same order with the same (fused) operations: that is
@@ -22,39 +22,79 @@ pub(super) struct PanelRow(pub [f32; PANEL]);
 
 impl PanelRow {
     pub const ZERO: PanelRow = PanelRow([0.0; PANEL]);
-}
 
-/// Finished sums.
-#[repr(C, align(64))]
-pub(super) struct Tile(pub [[f32; PANEL]; ROWS]);
-
-/// Fills the first `rows` rows of `tile` from the rows of `a` at multiples of `stride`.
-///
-/// # Panics
-/// If `a` is too short or `rows` is not in 1..=[`ROWS`].
-pub(super) fn multiply(rows: usize, (a, stride): (&[f32], usize), panel: &[PanelRow], tile: &mut Tile) {
-    assert!((1..=ROWS).contains(&rows), "a tile has 1 to {ROWS} rows");
-    assert!(a.len() >= (rows - 1) * stride + panel.len(), "the left factor has all its rows");
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has AVX-512, and `a` was checked to hold `rows` rows of the panel's depth.
-        Level::Avx512 => unsafe { avx512::any(rows, (a.as_ptr(), stride), panel, tile) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has AVX2 and FMA, and `a` was checked as above.
-        Level::Avx2 => unsafe { avx2::any(rows, (a.as_ptr(), stride), panel, tile) },
-        _ => portable(rows, (a, stride), panel, tile),
+    /// Panels of a vector, padded with zeros.
+    pub fn of(values: &[f32]) -> Vec<PanelRow> {
+        let row = |chunk: &[f32]| PanelRow(std::array::from_fn(|j| chunk.get(j).copied().unwrap_or(0.0)));
+        values.chunks(PANEL).map(row).collect()
     }
 }
 
-fn portable(rows: usize, (a, stride): (&[f32], usize), panel: &[PanelRow], tile: &mut Tile) {
-    for r in 0..rows {
+/// Sums that need more than a bias before they are stored.
+#[repr(C, align(64))]
+pub(super) struct Tile(pub [[f32; PANEL]; ROWS]);
+
+/// Rows of a left factor, at multiples of `stride` elements.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub count: usize,
+}
+
+/// Where sums go: rows of [`PANEL`] elements, at multiples of `stride`.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub start: *mut f32,
+    pub stride: usize,
+}
+
+impl Target {
+    pub fn tile(tile: &mut Tile) -> Self {
+        Target { start: tile.0.as_mut_ptr().cast(), stride: PANEL }
+    }
+}
+
+/// target[r][j] = Σ_k left[r][k]·panel[k][j] (+ bias[j])
+///
+/// # Panics
+/// If the left factor is shorter than its rows, or has none or more than [`ROWS`].
+///
+/// # Safety
+/// `target` may be written for as many rows as `left` has, and nobody else uses it.
+pub(super) unsafe fn multiply(left: Rows<'_>, panel: &[PanelRow], bias: Option<&PanelRow>, target: Target) {
+    let rows = left.count;
+    assert!((1..=ROWS).contains(&rows), "a tile has 1 to {ROWS} rows");
+    assert!(left.data.len() >= (rows - 1) * left.stride + panel.len(), "the left factor has all its rows");
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AVX-512, `left` was checked to hold its rows, `target` is the caller's promise.
+        Level::Avx512 => unsafe { avx512::any(left, panel, bias, target) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AVX2 and FMA, the rest as above.
+        Level::Avx2 => unsafe { avx2::any(left, panel, bias, target) },
+        // SAFETY: `target` is the caller's promise.
+        _ => unsafe { portable(left, panel, bias, target) },
+    }
+}
+
+/// # Safety
+/// As for `multiply`.
+unsafe fn portable(left: Rows<'_>, panel: &[PanelRow], bias: Option<&PanelRow>, target: Target) {
+    for r in 0..left.count {
         let mut sums = [0.0f32; PANEL];
-        for (x, row) in a[r * stride..].iter().zip(panel) {
+        for (x, row) in left.data[r * left.stride..].iter().zip(panel) {
             for j in 0..PANEL {
                 sums[j] += x * row.0[j];
             }
         }
-        tile.0[r] = sums;
+        if let Some(bias) = bias {
+            for j in 0..PANEL {
+                sums[j] += bias.0[j];
+            }
+        }
+        // SAFETY: row r of the target may be written.
+        unsafe { target.start.add(r * target.stride).cast::<[f32; PANEL]>().write_unaligned(sums) };
     }
 }
 
@@ -62,29 +102,29 @@ fn portable(rows: usize, (a, stride): (&[f32], usize), panel: &[PanelRow], tile:
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{PanelRow, ROWS, Tile};
+    use super::{PanelRow, ROWS, Rows, Target};
 
     /// # Safety
-    /// `a` holds `rows` ≤ [`ROWS`] rows of the panel's depth, `stride` apart; the processor has AVX-512.
+    /// As for `multiply`, after its checks; the processor has AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn any(rows: usize, a: (*const f32, usize), panel: &[PanelRow], tile: &mut Tile) {
+    pub unsafe fn any(left: Rows<'_>, panel: &[PanelRow], bias: Option<&PanelRow>, target: Target) {
         // SAFETY: the caller's promise, handed on.
         unsafe {
-            match rows {
-                1 => fixed::<1>(a, panel, tile),
-                2 => fixed::<2>(a, panel, tile),
-                3 => fixed::<3>(a, panel, tile),
-                4 => fixed::<4>(a, panel, tile),
-                5 => fixed::<5>(a, panel, tile),
-                6 => fixed::<6>(a, panel, tile),
-                7 => fixed::<7>(a, panel, tile),
-                8 => fixed::<8>(a, panel, tile),
-                9 => fixed::<9>(a, panel, tile),
-                10 => fixed::<10>(a, panel, tile),
-                11 => fixed::<11>(a, panel, tile),
-                12 => fixed::<12>(a, panel, tile),
-                13 => fixed::<13>(a, panel, tile),
-                _ => fixed::<ROWS>(a, panel, tile),
+            match left.count {
+                1 => fixed::<1>(left, panel, bias, target),
+                2 => fixed::<2>(left, panel, bias, target),
+                3 => fixed::<3>(left, panel, bias, target),
+                4 => fixed::<4>(left, panel, bias, target),
+                5 => fixed::<5>(left, panel, bias, target),
+                6 => fixed::<6>(left, panel, bias, target),
+                7 => fixed::<7>(left, panel, bias, target),
+                8 => fixed::<8>(left, panel, bias, target),
+                9 => fixed::<9>(left, panel, bias, target),
+                10 => fixed::<10>(left, panel, bias, target),
+                11 => fixed::<11>(left, panel, bias, target),
+                12 => fixed::<12>(left, panel, bias, target),
+                13 => fixed::<13>(left, panel, bias, target),
+                _ => fixed::<ROWS>(left, panel, bias, target),
             }
         }
     }
@@ -92,7 +132,13 @@ mod avx512 {
     /// # Safety
     /// As for `any`, with R rows.
     #[target_feature(enable = "avx512f")]
-    unsafe fn fixed<const R: usize>((a, stride): (*const f32, usize), panel: &[PanelRow], tile: &mut Tile) {
+    unsafe fn fixed<const R: usize>(
+        left: Rows<'_>,
+        panel: &[PanelRow],
+        bias: Option<&PanelRow>,
+        target: Target,
+    ) {
+        let (a, stride) = (left.data.as_ptr(), left.stride);
         let mut low = [_mm512_setzero_ps(); R];
         let mut high = [_mm512_setzero_ps(); R];
         for (k, row) in panel.iter().enumerate() {
@@ -106,11 +152,21 @@ mod avx512 {
                 high[r] = _mm512_fmadd_ps(x, b1, high[r]);
             }
         }
+        if let Some(bias) = bias {
+            // SAFETY: as for a panel row.
+            let (b0, b1) =
+                unsafe { (_mm512_load_ps(bias.0.as_ptr()), _mm512_load_ps(bias.0.as_ptr().add(16))) };
+            for r in 0..R {
+                low[r] = _mm512_add_ps(low[r], b0);
+                high[r] = _mm512_add_ps(high[r], b1);
+            }
+        }
         for r in 0..R {
-            // SAFETY: a row of the tile holds 32 floats.
+            // SAFETY: 32 floats of row r of the target may be written.
             unsafe {
-                _mm512_storeu_ps(tile.0[r].as_mut_ptr(), low[r]);
-                _mm512_storeu_ps(tile.0[r].as_mut_ptr().add(16), high[r]);
+                let start = target.start.add(r * target.stride);
+                _mm512_storeu_ps(start, low[r]);
+                _mm512_storeu_ps(start.add(16), high[r]);
             }
         }
     }
@@ -120,27 +176,30 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{PANEL, PanelRow, Tile};
+    use super::{PANEL, PanelRow, Rows, Target};
 
     /// Rows that fit the registers.
     const ROWS: usize = 6;
 
     /// # Safety
-    /// `a` holds `rows` rows of the panel's depth, `stride` apart; the processor has AVX2 and FMA.
+    /// As for `multiply`, after its checks; the processor has AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn any(rows: usize, (a, stride): (*const f32, usize), panel: &[PanelRow], tile: &mut Tile) {
-        for first in (0..rows).step_by(ROWS) {
+    pub unsafe fn any(left: Rows<'_>, panel: &[PanelRow], bias: Option<&PanelRow>, target: Target) {
+        for first in (0..left.count).step_by(ROWS) {
             for half in [0, PANEL / 2] {
                 // SAFETY: the rows from `first` on are among those that the caller promised.
                 unsafe {
-                    let a = (a.add(first * stride), stride);
-                    match (rows - first).min(ROWS) {
-                        1 => fixed::<1>(a, panel, (tile, first, half)),
-                        2 => fixed::<2>(a, panel, (tile, first, half)),
-                        3 => fixed::<3>(a, panel, (tile, first, half)),
-                        4 => fixed::<4>(a, panel, (tile, first, half)),
-                        5 => fixed::<5>(a, panel, (tile, first, half)),
-                        _ => fixed::<ROWS>(a, panel, (tile, first, half)),
+                    let start = target.start.add(first * target.stride + half);
+                    let target = Target { start, ..target };
+                    let left = Rows { data: &left.data[first * left.stride..], ..left };
+                    let bias = (bias, half);
+                    match (left.count - first).min(ROWS) {
+                        1 => fixed::<1>(left, panel, bias, target),
+                        2 => fixed::<2>(left, panel, bias, target),
+                        3 => fixed::<3>(left, panel, bias, target),
+                        4 => fixed::<4>(left, panel, bias, target),
+                        5 => fixed::<5>(left, panel, bias, target),
+                        _ => fixed::<ROWS>(left, panel, bias, target),
                     }
                 }
             }
@@ -148,13 +207,15 @@ mod avx2 {
     }
 
     /// # Safety
-    /// As for `any`, with R rows; `half` is 0 or 16.
+    /// As for `any`, with R rows; `half` is 0 or 16, the column at which `target` starts.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn fixed<const R: usize>(
-        (a, stride): (*const f32, usize),
+        left: Rows<'_>,
         panel: &[PanelRow],
-        (tile, first, half): (&mut Tile, usize, usize),
+        (bias, half): (Option<&PanelRow>, usize),
+        target: Target,
     ) {
+        let (a, stride) = (left.data.as_ptr(), left.stride);
         let mut low = [_mm256_setzero_ps(); R];
         let mut high = [_mm256_setzero_ps(); R];
         for (k, row) in panel.iter().enumerate() {
@@ -171,11 +232,16 @@ mod avx2 {
             }
         }
         for r in 0..R {
-            // SAFETY: half + 16 ≤ 32 floats of a row of the tile.
+            // SAFETY: 16 floats of row r of the target may be written, and of the bias from `half` on be read.
             unsafe {
-                let target = tile.0[first + r].as_mut_ptr().add(half);
-                _mm256_storeu_ps(target, low[r]);
-                _mm256_storeu_ps(target.add(8), high[r]);
+                if let Some(bias) = bias {
+                    let start = bias.0.as_ptr().add(half);
+                    low[r] = _mm256_add_ps(low[r], _mm256_load_ps(start));
+                    high[r] = _mm256_add_ps(high[r], _mm256_load_ps(start.add(8)));
+                }
+                let start = target.start.add(r * target.stride);
+                _mm256_storeu_ps(start, low[r]);
+                _mm256_storeu_ps(start.add(8), high[r]);
             }
         }
     }
@@ -191,21 +257,25 @@ mod tests {
         let a: Vec<f32> = (0..ROWS * depth).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
         let panel: Vec<PanelRow> =
             (0..depth).map(|k| PanelRow(std::array::from_fn(|j| ((k * 5 + j * 3) % 11) as f32))).collect();
-        for rows in 1..=ROWS {
+        let bias = PanelRow(std::array::from_fn(|j| j as f32));
+        for (rows, bias) in (1..=ROWS).flat_map(|rows| [(rows, None), (rows, Some(&bias))]) {
             let mut tiles: Vec<Tile> = (0..3).map(|_| Tile([[f32::NAN; PANEL]; ROWS])).collect();
-            portable(rows, (&a, depth), &panel, &mut tiles[0]);
-            multiply(rows, (&a, depth), &panel, &mut tiles[1]);
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor was asked, and `a` has all its rows.
-                unsafe { avx2::any(rows, (a.as_ptr(), depth), &panel, &mut tiles[2]) };
-                assert_eq!(tiles[2].0[..rows], tiles[0].0[..rows]);
+            let left = Rows { data: &a, stride: depth, count: rows };
+            // SAFETY: a tile has room for the rows; the processor is asked before AVX2 is used.
+            unsafe {
+                portable(left, &panel, bias, Target::tile(&mut tiles[0]));
+                multiply(left, &panel, bias, Target::tile(&mut tiles[1]));
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    avx2::any(left, &panel, bias, Target::tile(&mut tiles[2]));
+                    assert_eq!(tiles[2].0[..rows], tiles[0].0[..rows]);
+                }
             }
             // Small whole numbers: every order of additions is exact.
             assert_eq!(tiles[1].0[..rows], tiles[0].0[..rows]);
             for r in 0..rows {
                 let sum: f32 = (0..depth).map(|k| a[r * depth + k] * panel[k].0[5]).sum();
-                assert_eq!(tiles[0].0[r][5], sum);
+                assert_eq!(tiles[0].0[r][5], sum + bias.map_or(0.0, |b| b.0[5]));
             }
         }
     }
