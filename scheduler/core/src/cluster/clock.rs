@@ -9,15 +9,27 @@ use crate::unit::Moment;
 use crate::wire::agent::{Outcome, ToAgent};
 
 impl Cluster {
-    /// When [`super::Event::Tick`] has something to do; `None`: not before something else happens.
+    /// When [`super::Event::Tick`] is due; `None`: not before something else happens. Sometimes a little early,
+    /// never late: it is worked out anew with each tick only, and events in between can but bring it forward.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let lost = self.live.nodes.values().filter(|node| !node.lost);
-        let lost = lost.map(|node| self.live.lost_at(node, &self.clocks));
-        let suspect = self.live.nodes.values().map(|node| node.last_seen.after(self.clocks.suspect_after));
-        let suspect = suspect.filter(|at| *at > self.live.now);
+        self.live.due
+    }
+
+    /// A tick is due at `moment`, if not before.
+    pub(super) fn due_by(&mut self, moment: Moment) {
+        self.live.due = Some(self.live.due.map_or(moment, |due| due.min(moment)));
+    }
+
+    /// When the next thing happens that follows from nothing but time.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        let now = self.live.now;
+        let nodes = self.live.nodes.values().filter(|node| !node.lost);
+        let nodes = nodes.flat_map(|node| {
+            [node.last_seen.after(self.clocks.suspect_after), self.live.lost_at(node, &self.clocks)]
+        });
         let tokens = self.state.tokens.values().map(|token| token.expires);
         let pauses = self.state.waiting.iter().filter_map(|(_, job)| match self.state.jobs[job].phase {
-            JobPhase::Waiting { not_before } => Some(not_before).filter(|end| *end > self.live.looked),
+            JobPhase::Waiting { not_before } => Some(not_before),
             JobPhase::Active | JobPhase::Ended { .. } => None,
         });
         let attempts = self.live.attempts.iter().filter(|(id, _)| self.on_reporting_node(**id));
@@ -25,7 +37,7 @@ impl Cluster {
             let again = attempt.stop_sent.map(|sent| sent.after(self.clocks.stop_grace));
             [Some(attempt.heard.after(self.clocks.lost_after)), again].into_iter().flatten()
         });
-        lost.chain(suspect).chain(tokens).chain(pauses).chain(attempts).min()
+        nodes.chain(tokens).chain(pauses).chain(attempts).filter(|moment| *moment > now).min()
     }
 
     pub(super) fn pass_time(&mut self, out: &mut Handled) {
@@ -38,6 +50,7 @@ impl Cluster {
             JobPhase::Waiting { not_before } => looked < not_before && not_before <= now,
             JobPhase::Active | JobPhase::Ended { .. } => false,
         });
+        self.live.due = self.deadline();
     }
 
     fn lose_silent_nodes(&mut self, out: &mut Handled) {

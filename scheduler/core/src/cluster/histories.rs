@@ -69,6 +69,7 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
+        let ticked = event == Event::Tick;
         let before = self.cluster.state.clone();
         let handled = self.cluster.handle(event, self.now);
         for change in &handled.changes {
@@ -85,6 +86,9 @@ impl World {
         self.journal.extend(handled.changes.iter().cloned());
         self.output.push(handled);
         self.check_invariants(&before);
+        let (due, exact) = (self.cluster.next_deadline(), self.cluster.deadline());
+        assert!(exact.is_none() || due.is_some_and(|due| Some(due) <= exact), "a tick comes too late");
+        assert!(!ticked || due.is_none_or(|due| due > self.now), "ticks without end");
     }
 
     /// The agents' side of an action. Messages to those who are away are lost.

@@ -121,6 +121,7 @@ impl Cluster {
         if let Some(live) = self.live.attempts.get_mut(&id) {
             live.heard = now;
         }
+        self.due_by(now.after(self.clocks.lost_after));
         out.tell(node, ToAgent::Start(Box::new(assignment)));
     }
 

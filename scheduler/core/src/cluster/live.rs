@@ -17,6 +17,8 @@ pub(super) struct Live {
     pub listening: Moment,
     /// The latest moment seen.
     pub now: Moment,
+    /// When the next tick is due, at the latest.
+    pub due: Option<Moment>,
     pub nodes: BTreeMap<NodeId, LiveNode>,
     /// Attempts that have not ended.
     pub attempts: BTreeMap<AttemptId, LiveAttempt>,

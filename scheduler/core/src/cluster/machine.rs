@@ -77,6 +77,7 @@ impl Cluster {
                 self.live.attempts.insert(id, LiveAttempt::sent(now));
             }
         }
+        self.live.due = self.deadline();
     }
 
     /// Nobody called when it was time: the machine slept, or had no processor to spare. What looks like the

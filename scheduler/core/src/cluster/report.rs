@@ -22,6 +22,7 @@ impl Cluster {
         let live = self.live.nodes.entry(node).or_insert_with(|| LiveNode::unseen_since(self.live.now));
         live.connected = true;
         live.reported = false;
+        self.listen_for(node);
     }
 
     pub(super) fn disconnect(&mut self, node: NodeId) {
@@ -43,6 +44,7 @@ impl Cluster {
         live.last_seen = now;
         live.lost = false;
         self.live.look_again |= was_away;
+        self.listen_for(node);
         match message {
             FromAgent::Report { facts, attempts } => self.reconcile(out, node, facts, &attempts),
             FromAgent::Beat { attempts } => self.renew(out, node, &attempts),
@@ -80,6 +82,13 @@ impl Cluster {
                 out.actions.push(Action::RenewCertificate { node, certificate_request });
             }
         }
+    }
+
+    /// The node's silence from now on will be noticed.
+    fn listen_for(&mut self, node: NodeId) {
+        let Some(live) = self.live.nodes.get(&node) else { return };
+        let suspect = live.last_seen.after(self.clocks.suspect_after);
+        self.due_by(suspect.min(self.live.lost_at(live, &self.clocks)));
     }
 
     /// The first report of a connection: what we think runs there meets what does.

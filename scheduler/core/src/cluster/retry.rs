@@ -64,6 +64,7 @@ impl Cluster {
         match self.verdict(job, &outcome) {
             Verdict::Retry { not_before } => {
                 self.record(out, Change::JobRequeued { job, not_before });
+                self.due_by(not_before);
                 self.job_changed(out, job);
             }
             Verdict::GiveUp => self.end_job(out, job, outcome, output),

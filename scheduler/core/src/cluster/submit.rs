@@ -106,6 +106,7 @@ impl Cluster {
             live.stop_sent = Some(self.live.now);
             let message = ToAgent::Stop { attempt: id, epoch: attempt.epoch, grace: self.clocks.stop_grace };
             out.tell(attempt.node, message);
+            self.due_by(self.live.now.after(self.clocks.stop_grace));
         }
     }
 

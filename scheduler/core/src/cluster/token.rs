@@ -39,6 +39,7 @@ impl Cluster {
         }
         let expires = self.live.now.after(valid);
         self.record(out, Change::TokenAdded { secret_hash, grants, expires });
+        self.due_by(expires);
         out.actions.push(Action::TokenStored { ticket });
     }
 

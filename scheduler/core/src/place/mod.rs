@@ -4,6 +4,7 @@
 //! node and index, idle ones before shared ones. A device is shared as far as its memory goes. The same fleet and
 //! the same job give the same place.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use crate::document::{BackendKind, Resources};
@@ -52,6 +53,15 @@ pub struct Places {
     /// fleet refuses thousands of waiting jobs without a look at its devices.
     free_max: [Bytes; BackendKind::ALL.len()],
     idle: [usize; BackendKind::ALL.len()],
+    /// For [`Places::explain`], until the next lease.
+    extremes: Option<[Option<Extremes>; BackendKind::ALL.len()]>,
+}
+
+/// Positions of the first device with the most memory, and of the first with the most free memory, of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extremes {
+    largest: usize,
+    freest: usize,
 }
 
 impl Places {
@@ -78,6 +88,7 @@ impl Places {
 
     /// Takes the place.
     pub fn lease(&mut self, place: &Place) {
+        self.extremes = None;
         let device = &mut self.devices[place.index];
         device.free = Bytes(device.free.0.saturating_sub(place.memory.0));
         if std::mem::replace(&mut device.idle, false) {
@@ -147,24 +158,25 @@ impl Places {
         Place { node, device, backend, memory, index }
     }
 
-    fn explain_alternative(&self, resources: &Resources, memory: Bytes, text: &mut String) {
+    fn explain_alternative(&mut self, resources: &Resources, memory: Bytes, text: &mut String) {
         let names: Vec<_> = resources.backend.iter().map(|backend| backend.name()).collect();
         let names = names.join(" or ");
-        let wanted = || self.devices.iter().filter(|device| resources.backend.contains(&device.backend));
-        // The first of the largest, as the search would meet it.
-        let largest = |size: fn(&Device) -> Bytes| {
-            wanted().min_by_key(|device| (std::cmp::Reverse(size(device)), device.node, device.device))
-        };
-        let (most, freest) = (largest(|device| device.total), largest(|device| device.free));
+        let extremes = self.extremes();
+        let wanted = || resources.backend.iter().filter_map(|backend| extremes[*backend as usize]);
+        let device = |index: usize| &self.devices[index];
+        let largest =
+            wanted().map(|best| best.largest).min_by_key(|index| (Reverse(device(*index).total), *index));
+        let freest =
+            wanted().map(|best| best.freest).min_by_key(|index| (Reverse(device(*index).free), *index));
         // Writing to a string cannot fail.
-        let _ = match (most, freest) {
-            (Some(most), Some(_)) if most.total < memory => write!(
+        let _ = match (largest.map(device), freest.map(device)) {
+            (Some(largest), _) if largest.total < memory => write!(
                 text,
                 "needs {memory} on one {names} device, the largest has {} ({} {} of node {})",
-                most.total,
-                most.backend.name(),
-                most.device,
-                most.node
+                largest.total,
+                largest.backend.name(),
+                largest.device,
+                largest.node
             ),
             (_, Some(freest)) => write!(
                 text,
@@ -176,6 +188,25 @@ impl Places {
             ),
             (_, None) => write!(text, "needs a {names} device, no ready node has one"),
         };
+    }
+
+    fn extremes(&mut self) -> [Option<Extremes>; BackendKind::ALL.len()] {
+        if let Some(extremes) = self.extremes {
+            return extremes;
+        }
+        let mut extremes = [None; BackendKind::ALL.len()];
+        for (index, device) in self.devices.iter().enumerate() {
+            let best =
+                extremes[device.backend as usize].get_or_insert(Extremes { largest: index, freest: index });
+            if device.total > self.devices[best.largest].total {
+                best.largest = index;
+            }
+            if device.free > self.devices[best.freest].free {
+                best.freest = index;
+            }
+        }
+        self.extremes = Some(extremes);
+        extremes
     }
 }
 
