@@ -301,3 +301,123 @@ pub(crate) fn replay(
 ) -> Result<Cluster, HeadError> {
     Cluster::replay(clocks.clone(), changes).map_err(|error| HeadError::History { reason: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Instant, SystemTime};
+
+    use motley_scheduler_core::cluster::{Change, Submission};
+    use motley_scheduler_core::unit::Bytes;
+    use motley_scheduler_link::Authority;
+
+    use super::*;
+    use crate::agents::Agents;
+    use crate::lock::FolderLock;
+    use crate::logs::Logs;
+    use crate::outside::LogWriter;
+    use crate::store::{Store, Stored};
+    use crate::watchers::Watchers;
+
+    const DOCUMENT: &str = "version = 1\nkind = \"serve\"\nname = \"api\"\n[resources]\nmemory = \"1GiB\"\n[model]\nsource = \"a/b\"\n";
+
+    /// A disk that can be full.
+    #[derive(Default, Clone)]
+    struct Disk {
+        rows: Arc<Mutex<Vec<Change>>>,
+        commits: Arc<AtomicU64>,
+        full: Arc<AtomicBool>,
+        slow: Arc<AtomicBool>,
+    }
+
+    impl Store for Disk {
+        fn load(&mut self) -> Result<Stored, HeadError> {
+            Ok(Stored { changes: self.rows.lock().unwrap().clone(), clock: Moment(0) })
+        }
+
+        fn commit(&mut self, batch: &Batch) -> Result<(), HeadError> {
+            if self.slow.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if self.full.load(Ordering::Relaxed) {
+                let reason = "database or disk is full".into();
+                return Err(HeadError::Ended { what: "disk", reason });
+            }
+            self.rows.lock().unwrap().extend(batch.changes.iter().cloned());
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    fn start(folder: &std::path::Path, disk: &Disk) -> Handle {
+        let (agents, watchers) = (Arc::new(Agents::default()), Arc::new(Watchers::default()));
+        let logs = Logs::open(&folder.join("logs")).unwrap();
+        let outside = Outside {
+            agents: agents.clone(),
+            watchers: watchers.clone(),
+            authority: Arc::new(Authority::create().unwrap()),
+            logs: LogWriter::start(logs, agents, watchers).unwrap(),
+        };
+        let writer = Writer::start(disk.clone(), FolderLock::take(folder).unwrap()).unwrap();
+        let clock = Clock::start(Moment(0), SystemTime::now(), Instant::now());
+        let cluster = Cluster::new(Clocks::default());
+        let (engine, handle) = Engine::new(cluster, Clocks::default(), clock, writer, outside);
+        tokio::spawn(engine.run());
+        handle
+    }
+
+    async fn submit(engine: &Handle) -> Answer {
+        let submission = Submission::new(DOCUMENT.into(), vec![], vec![Bytes(1 << 30)], "ada").unwrap();
+        engine.ask(|ticket| Event::JobSubmitted { ticket, submission }).await
+    }
+
+    #[tokio::test]
+    async fn full_disk_is_told_to_whoever_asked_and_nothing_undone_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let engine = start(folder.path(), &disk);
+        assert!(matches!(submit(&engine).await, Answer::Submitted(JobId(1))));
+        disk.full.store(true, Ordering::Relaxed);
+        let Answer::Refused(refusal) = submit(&engine).await else { panic!() };
+        assert!(refusal.message.contains("disk is full") && refusal.hint.is_some(), "{refusal:?}");
+        assert_eq!(engine.look(|cluster| cluster.jobs().len()).await.unwrap(), 1);
+        disk.full.store(false, Ordering::Relaxed);
+        assert!(
+            matches!(submit(&engine).await, Answer::Submitted(JobId(2))),
+            "the number was never given away"
+        );
+        assert_eq!(disk.rows.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn slow_disk_makes_commits_larger_not_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        disk.slow.store(true, Ordering::Relaxed);
+        let engine = start(folder.path(), &disk);
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let engine = engine.clone();
+            tasks.spawn(async move { matches!(submit(&engine).await, Answer::Submitted(_)) });
+        }
+        while let Some(submitted) = tasks.join_next().await {
+            assert!(submitted.unwrap());
+        }
+        assert_eq!(disk.rows.lock().unwrap().len(), 200);
+        let commits = disk.commits.load(Ordering::Relaxed);
+        assert!(commits <= 10, "{commits} commits for 200 changes");
+    }
+
+    #[tokio::test]
+    async fn engine_that_has_stopped_refuses_and_does_not_hang() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = start(folder.path(), &Disk::default());
+        let (stopped, waited) = oneshot::channel();
+        engine.send(Input::Stop { stopped }).await;
+        waited.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(matches!(submit(&engine).await, Answer::Refused(_)));
+        assert!(engine.look(|_| ()).await.is_err());
+    }
+}

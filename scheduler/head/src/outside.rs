@@ -128,19 +128,15 @@ pub(crate) fn log_change(change: &Change) {
         Change::JobAdded { job, submission, .. } => {
             tracing::info!(%job, name = %submission.name, owner = %submission.owner, "job added");
         }
-        Change::CancelAsked { job, .. } => tracing::info!(%job, "job is to be cancelled"),
         Change::AttemptLeased { attempt, node, device, .. } => {
             tracing::info!(%attempt, %node, device, "attempt leased");
         }
-        Change::AttemptStarted { attempt, .. } => tracing::info!(%attempt, "attempt started"),
         Change::CheckpointRecorded { attempt, artifact } => {
             tracing::info!(%attempt, kind = ?artifact.kind, "checkpoint recorded");
         }
         Change::AttemptEnded { attempt, reason: Some(reason), .. } => {
             tracing::warn!(%attempt, %reason, "attempt ended");
         }
-        Change::AttemptEnded { attempt, .. } => tracing::info!(%attempt, "attempt ended"),
-        Change::JobRequeued { job, .. } => tracing::info!(%job, "job waits for a new attempt"),
         Change::JobEnded { job, outcome: Outcome::Failed { reason, message }, .. } => {
             tracing::warn!(%job, %reason, "job failed: {message}");
         }
@@ -150,7 +146,17 @@ pub(crate) fn log_change(change: &Change) {
             tracing::info!(%node, devices = facts.devices.len(), build = %facts.build, "node reported");
         }
         Change::TokenAdded { grants, .. } => tracing::info!(?grants, "token made"),
-        Change::TokenUsed { .. } => tracing::info!("token used"),
-        Change::TokenExpired { .. } => tracing::info!("token expired"),
+        other => tracing::info!(subject = %subject(other), "{}", other.name()),
+    }
+}
+
+/// The job, attempt or node that a change is about.
+fn subject(change: &Change) -> String {
+    match change {
+        Change::CancelAsked { job, .. } | Change::JobRequeued { job, .. } => format!("job {job}"),
+        Change::AttemptStarted { attempt, .. } | Change::AttemptEnded { attempt, .. } => {
+            format!("attempt {attempt}")
+        }
+        _ => String::new(),
     }
 }

@@ -118,7 +118,7 @@ async fn dial_one(
     let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = settings::socket(any).map_err(|error| unreachable(&error))?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime)
+    let endpoint = quinn::Endpoint::new(settings::endpoint(), None, socket, runtime)
         .map_err(|error| unreachable(&error))?;
     let connecting =
         endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| unreachable(&error))?;

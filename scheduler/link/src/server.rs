@@ -57,7 +57,7 @@ impl Server {
         let socket = settings::socket(address).map_err(listen_error)?;
         settings::warn_about_small_buffers(&socket);
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime)
+        let endpoint = quinn::Endpoint::new(settings::endpoint(), Some(config), socket, runtime)
             .map_err(listen_error)?;
         let local_address = endpoint.local_addr().map_err(listen_error)?;
         let (sender, ready) = mpsc::channel(READY_MAX);

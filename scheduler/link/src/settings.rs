@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use motley_scheduler_core::wire::ALPN_BULK;
 use motley_scheduler_core::wire::codec::Limit;
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// A handshake takes 2 to 11 ms on a local network; ten seconds are a very bad line.
 pub const HANDSHAKE_SECONDS: u64 = 10;
@@ -41,6 +41,11 @@ const BULK_WINDOW: u32 = 64 << 20;
 
 /// Smaller socket buffers lose thousands of packets per GiB on loopback already.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Largest packet, where the network (loopback, jumbo frames) lets it through: half the work per byte of 1452.
+/// A burst of ten has to stay below the 65,507 bytes of one UDP send, or the kernel drops it without a word.
+const PACKET_MAX: u16 = 6500;
+const _: () = assert!(PACKET_MAX as usize * 10 <= 65_507);
 
 /// What a connection is allowed, by its ALPN.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +107,6 @@ pub(crate) fn client_transport(alpn: &[u8]) -> Arc<TransportConfig> {
     Arc::new(transport)
 }
 
-/// MTU discovery keeps its cap of 1452 bytes: above 6550 a burst of ten segments passes the 64 KiB of a UDP send,
-/// and the kernel drops it without a word.
 fn common(idle_milliseconds: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
@@ -111,8 +114,23 @@ fn common(idle_milliseconds: u32) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .datagram_receive_buffer_size(None)
+        .mtu_discovery_config(Some(discovery()))
         .initial_rtt(Duration::from_millis(100));
     transport
+}
+
+/// Packets start at 1200 bytes and grow as far as probes get through.
+fn discovery() -> MtuDiscoveryConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(PACKET_MAX);
+    discovery
+}
+
+/// Of both ends.
+pub(crate) fn endpoint() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(PACKET_MAX).expect("above QUIC's least of 1200");
+    config
 }
 
 /// A UDP socket with buffers large enough for bulk transfers.

@@ -63,7 +63,7 @@ impl Writer {
         Writer::start(Sqlite::open(&state.join("journal.sqlite"))?, lock)
     }
 
-    fn start(mut store: impl Store, lock: FolderLock) -> Result<Writer, HeadError> {
+    pub(crate) fn start(mut store: impl Store, lock: FolderLock) -> Result<Writer, HeadError> {
         let (commands, mut queue) = mpsc::channel(QUEUE);
         let run = move || {
             while let Some(command) = queue.blocking_recv() {
