@@ -11,7 +11,7 @@
 use std::path::Path as Folder;
 use std::sync::Arc;
 
-use bytes::Bytes as Chunk;
+use bytes::{Bytes as Chunk, BytesMut};
 use motley_scheduler_core::id::ContentHash;
 use motley_scheduler_core::unit::Bytes;
 use motley_scheduler_link::{CloseCode, LinkError, Receiver, Sender};
@@ -25,9 +25,6 @@ use crate::HeadError;
 
 /// Read and written at once: large enough for any store, and a few of them per transfer fit into memory.
 const PART: usize = 4 << 20;
-
-/// Taken from the connection at once.
-const CHUNK: usize = 1 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Blobs {
@@ -181,28 +178,31 @@ async fn copy_in(
 ) -> Result<ContentHash, BlobError> {
     let mut hash = Sha256::new();
     let mut received = 0;
-    let mut part: Vec<Chunk> = Vec::new();
-    let mut part_size = 0;
+    // Packets are small: a part is one piece of memory, so that it is one write.
+    let mut part = BytesMut::new();
     let mut writing: Option<JoinHandle<Result<(), object_store::Error>>> = None;
     while received < size.0 {
-        let want = (size.0 - received).min(CHUNK as u64) as usize;
+        let room = PART - part.len();
+        let want = (size.0 - received).min(room as u64) as usize;
         let Some(chunk) = receiver.receive_chunk(want).await? else {
             return Err(LinkError::Truncated { received, expected: size.0 }.into());
         };
-        hash.update(&chunk);
+        if part.is_empty() {
+            part.reserve(usize::try_from(size.0 - received).map_or(PART, |rest| rest.min(PART)));
+        }
+        part.extend_from_slice(&chunk);
         received += chunk.len() as u64;
-        part_size += chunk.len();
-        part.push(chunk);
-        if part_size >= PART {
+        if part.len() >= PART {
+            hash.update(&part);
             written(writing.take()).await?;
-            let payload: PutPayload = std::mem::take(&mut part).into_iter().collect();
+            let payload = PutPayload::from(part.split().freeze());
             writing = Some(tokio::spawn(upload.put_part(payload)));
-            part_size = 0;
         }
     }
     written(writing).await?;
     if !part.is_empty() {
-        upload.put_part(part.into_iter().collect()).await?;
+        hash.update(&part);
+        upload.put_part(PutPayload::from(part.freeze())).await?;
     }
     Ok(ContentHash(hash.finalize().into()))
 }

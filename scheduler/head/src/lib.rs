@@ -68,6 +68,7 @@ pub struct Head;
 /// A running scheduler. Dropped, it ends at once, as if it had been killed.
 #[derive(Debug)]
 pub struct HeadHandle {
+    state: PathBuf,
     address: SocketAddr,
     fingerprint: ContentHash,
     admin_identity: PathBuf,
@@ -114,6 +115,7 @@ impl Head {
         let (stop_serving, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve::serve_all(server, Arc::new(shared), stopped));
         Ok(HeadHandle {
+            state: state.clone(),
             address,
             fingerprint,
             admin_identity,
@@ -170,9 +172,11 @@ impl HeadHandle {
         }
         let _ = (&mut self.serving).await;
         tracing::info!(address = %self.address, "scheduler stopped");
-        let address = self.address;
+        let (address, state) = (self.address, self.state.clone());
         drop(self);
         port_is_free(address).await;
+        // Taken and let go: the journal's thread has closed its file. Failing that, the next start says so.
+        let _ = FolderLock::take_soon(&state).await;
     }
 }
 

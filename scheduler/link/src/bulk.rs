@@ -143,15 +143,16 @@ impl Bulk {
         let (mut channel, size) = self.get(hash).await?;
         let partial = path.with_extension(format!("partial-{}", std::process::id()));
         let result = async {
-            let mut file = tokio::fs::File::create(&partial).await.map_err(error)?;
-            file.set_max_buf_size(1 << 20);
+            let file = tokio::fs::File::create(&partial).await.map_err(error)?;
+            // Packets are small, and every write goes to another thread: a megabyte at once.
+            let mut file = tokio::io::BufWriter::with_capacity(1 << 20, file);
             let found =
                 channel.receiver.receive_raw(&mut file, size).await.map_err(|failure| match failure {
                     LinkError::File { source, .. } => error(source),
                     other => other,
                 })?;
             check(hash, found)?;
-            file.sync_all().await.map_err(error)?;
+            file.get_ref().sync_all().await.map_err(error)?;
             tokio::fs::rename(&partial, path).await.map_err(error)
         }
         .await;
