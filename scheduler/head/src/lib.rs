@@ -54,7 +54,7 @@ pub struct HeadConfig {
     pub state: PathBuf,
     /// Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// The address that nodes and users of other machines dial, where it differs from `listen`.
+    /// `HOST:PORT` that nodes and users of other machines dial, where it differs from `listen`.
     pub advertise: Option<String>,
     pub clocks: Clocks,
     /// Where the local user's identity goes; default: `admin` in the state folder.
@@ -70,6 +70,7 @@ pub struct Head;
 pub struct HeadHandle {
     state: PathBuf,
     address: SocketAddr,
+    advertised: String,
     fingerprint: ContentHash,
     admin_identity: PathBuf,
     engine: Handle,
@@ -117,6 +118,7 @@ impl Head {
         Ok(HeadHandle {
             state: state.clone(),
             address,
+            advertised: config.advertise.unwrap_or_else(|| address.to_string()),
             fingerprint,
             admin_identity,
             engine: handle,
@@ -136,6 +138,11 @@ impl HeadHandle {
     /// Where this machine dials it: a loopback address if it listens on all.
     pub fn local_address(&self) -> SocketAddr {
         admin::local(self.address)
+    }
+
+    /// What others dial: as configured, else where it listens.
+    pub fn advertised(&self) -> &str {
+        &self.advertised
     }
 
     /// Of its authority: what tokens carry.

@@ -18,8 +18,9 @@ use motley_scheduler_core::wire::agent::{FromAgent, Outcome, ToAgent};
 use motley_scheduler_core::wire::client::{
     FromClient, JobState, NodeState, RefusalKind, ToClient, TokenGrant,
 };
+use motley_scheduler_core::wire::join::Principal;
 use motley_scheduler_head::HeadError;
-use motley_scheduler_link::{Client, Identity, LinkError, join, scheduler_address};
+use motley_scheduler_link::{Authority, Client, Identity, LinkError, Validity, join, scheduler_address};
 
 #[tokio::test]
 async fn first_start_writes_an_admin_identity_that_works_and_a_second_keeps_it() {
@@ -302,4 +303,46 @@ async fn silent_agent_is_suspect_then_lost_and_its_job_goes_elsewhere() {
     }
     assert_eq!(seen, [NodeState::Ready, NodeState::Suspect, NodeState::Lost]);
     assert_eq!(job(&client, id).await.state, JobState::Queued);
+}
+
+#[tokio::test]
+async fn connection_ends_with_its_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = start(folder.path()).await.unwrap();
+    let authority = Authority::load(&folder.path().join("authority")).unwrap().unwrap();
+    let principal = Principal::User { name: "ada".into(), role: Role::Viewer };
+    // Certificates end on whole seconds.
+    let validity = Validity::starting(SystemTime::now(), Duration::from_millis(2500));
+    let identity = authority.issue(&principal, validity).unwrap();
+    let address = head.address().to_string();
+    let client = Client::connect(&address, &identity).await.unwrap();
+    client.request(FromClient::Jobs).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(10), client.closed()).await.unwrap();
+    assert!(end.to_string().contains("expired"), "{end}");
+    // Its last second counts as valid.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let error = Client::connect(&address, &identity).await.unwrap_err().to_string();
+    assert!(error.contains("expired"), "{error}");
+}
+
+/// Says how long a job that fits waits for its place. Run with `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_submission_to_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = start(folder.path()).await.unwrap();
+    let client = admin(&head).await;
+    let identity = join_node(&head, &client).await;
+    let mut agent = Agent::connect(&head.address().to_string(), &identity, vec![]).await;
+    let mut times = Vec::new();
+    for _ in 0..300 {
+        let begun = std::time::Instant::now();
+        let (_, assignment) = tokio::join!(submit(&client), agent.assignment());
+        times.push(begun.elapsed());
+        let (attempt, epoch) = (assignment.attempt, assignment.epoch);
+        agent.say(FromAgent::Ended { attempt, epoch, outcome: Outcome::Succeeded, output: None }).await;
+        agent.hear(|message| matches!(message, ToAgent::EndRecorded { .. })).await;
+    }
+    times.sort_unstable();
+    eprintln!("submit to start: p50 {:?}, p99 {:?}, worst {:?}", times[150], times[297], times[299]);
 }

@@ -55,6 +55,9 @@ impl Identity {
     /// # Errors
     /// A file is missing or unreadable, or key and certificate do not belong together.
     pub fn load(folder: &Path) -> Result<Identity, LinkError> {
+        if !folder.join(CERTIFICATE_FILE).exists() {
+            return Err(missing(folder));
+        }
         let certificate = read_certificate(&folder.join(CERTIFICATE_FILE))?;
         let authority = read_certificate(&folder.join(AUTHORITY_FILE))?;
         let with = |name: &str| {
@@ -143,8 +146,11 @@ impl PendingIdentity {
 /// `scheduler.txt` is missing or unreadable.
 pub fn scheduler_address(folder: &Path) -> Result<String, LinkError> {
     let path = folder.join(SCHEDULER_FILE);
-    let text = std::fs::read_to_string(&path).map_err(|error| LinkError::file(&path, error))?;
-    Ok(text.trim().to_owned())
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing(folder)),
+        Err(error) => Err(LinkError::file(&path, error)),
+    }
 }
 
 /// Writes `scheduler.txt` beside an identity.
@@ -168,6 +174,14 @@ pub(crate) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, L
 pub(crate) fn read_key(path: &Path) -> Result<KeyPair, LinkError> {
     let text = std::fs::read_to_string(path).map_err(|error| LinkError::file(path, error))?;
     KeyPair::from_pem(&text).map_err(|error| broken(path, error))
+}
+
+fn missing(folder: &Path) -> LinkError {
+    LinkError::Identity {
+        path: folder.to_owned(),
+        reason: "no identity is here".to_owned(),
+        hint: "start `ctl scheduler` on this machine, or `ctl login` with a token of `ctl token create`",
+    }
 }
 
 fn broken(path: &Path, error: impl std::fmt::Display) -> LinkError {
@@ -222,5 +236,7 @@ mod tests {
         assert!(Identity::load(folder.path()).unwrap_err().to_string().contains("hint:"));
         std::fs::remove_file(folder.path().join(KEY_FILE)).unwrap();
         assert!(matches!(Identity::load(folder.path()), Err(LinkError::File { .. })));
+        let error = Identity::load(&folder.path().join("nowhere")).unwrap_err().to_string();
+        assert!(error.contains("no identity is here") && error.contains("ctl login"), "{error}");
     }
 }

@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use motley_scheduler_core::wire::hello::{Hello, HelloReply};
 use motley_scheduler_core::wire::join::Principal;
@@ -38,6 +38,8 @@ pub struct Incoming {
     pub alpn: &'static [u8],
     /// Absent on `motley-join/1` alone.
     pub principal: Option<Principal>,
+    /// The end of the certificate: beyond it the connection should not last.
+    pub expires: Option<SystemTime>,
     pub link: Link,
     pub remote: SocketAddr,
 }
@@ -151,9 +153,11 @@ async fn welcome(incoming: quinn::Incoming) -> Result<Incoming, LinkError> {
     })?;
     let link = Link { connection, frame: limits.frame, endpoint: None };
     if alpn == ALPN_JOIN {
-        return Ok(Incoming { alpn, principal: None, link, remote });
+        return Ok(Incoming { alpn, principal: None, expires: None, link, remote });
     }
-    let principal = principal(&link.connection);
+    let facts = certificate_facts(&link.connection);
+    let expires = facts.as_ref().map(|facts| facts.expires);
+    let principal = facts.and_then(|facts| facts.principal);
     if let Err(reason) = check(alpn, principal.as_ref()) {
         link.close(CloseCode::Denied, reason);
         return Err(LinkError::Refused { reason: reason.to_owned() });
@@ -163,7 +167,7 @@ async fn welcome(incoming: quinn::Incoming) -> Result<Incoming, LinkError> {
         return Err(error);
     }
     settings::raise(&link.connection, limits);
-    Ok(Incoming { alpn, principal, link, remote })
+    Ok(Incoming { alpn, principal, expires, link, remote })
 }
 
 /// Which of our protocols was agreed on in TLS.
@@ -178,10 +182,10 @@ fn alpn(connection: &quinn::Connection) -> Result<&'static [u8], LinkError> {
     )
 }
 
-/// Whom the certificate speaks for. TLS has checked that it is ours and in date.
-fn principal(connection: &quinn::Connection) -> Option<Principal> {
+/// Whom the certificate speaks for, and how long. TLS has checked that it is ours and in date.
+fn certificate_facts(connection: &quinn::Connection) -> Option<certificate::Facts> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    certificate::read(chain.first()?).ok()?.principal
+    certificate::read(chain.first()?).ok()
 }
 
 fn check(alpn: &[u8], principal: Option<&Principal>) -> Result<(), &'static str> {

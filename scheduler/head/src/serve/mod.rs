@@ -7,11 +7,12 @@ mod follow;
 mod join;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use motley_scheduler_core::id::ContentHash;
 use motley_scheduler_core::wire::join::Principal;
 use motley_scheduler_core::wire::{ALPN_AGENT, ALPN_BULK, ALPN_CLIENT, ALPN_JOIN};
-use motley_scheduler_link::{Authority, Channel, Incoming, LinkError, Server};
+use motley_scheduler_link::{Authority, Channel, CloseCode, Incoming, LinkError, Server};
 use tokio::task::JoinSet;
 
 use crate::blobs::Blobs;
@@ -42,7 +43,7 @@ pub(crate) async fn serve_all(
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
-                Some(incoming) => drop(connections.spawn(serve(incoming, shared.clone()))),
+                Some(incoming) => drop(connections.spawn(serve_in_date(incoming, shared.clone()))),
                 None => break,
             },
             // Ended connections are let go, one at a time.
@@ -56,6 +57,19 @@ pub(crate) async fn serve_all(
     }
     connections.shutdown().await;
     server.shut_down("the scheduler stops").await;
+}
+
+/// Serves a connection until its certificate ends; members with a newer one dial again.
+async fn serve_in_date(incoming: Incoming, shared: Arc<Shared>) {
+    let Some(expires) = incoming.expires else { return serve(incoming, shared).await };
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let link = incoming.link.clone();
+    let mut serving = std::pin::pin!(serve(incoming, shared));
+    if tokio::time::timeout(left, &mut serving).await.is_err() {
+        link.close(CloseCode::Denied, "the certificate has expired\nhint: join again with a new token");
+        // Whoever serves it sees the end and cleans up.
+        serving.await;
+    }
 }
 
 async fn serve(incoming: Incoming, shared: Arc<Shared>) {
