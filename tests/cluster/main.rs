@@ -1,5 +1,8 @@
 //! Suites over real processes: scheduler, agents, runners, real QUIC on loopback, a real store, a small model.
 
+// Helpers of tests, outside of #[test] functions, fail by panicking too.
+#![allow(clippy::unwrap_used)]
+
 mod bad_data;
 mod bad_input;
 mod embedded;

@@ -1,6 +1,9 @@
 //! Suites that need an accelerator. Backends for accelerators are not part of this version, so that what would be
 //! tested is named and skipped aloud.
 
+// Helpers of tests, outside of #[test] functions, fail by panicking too.
+#![allow(clippy::unwrap_used)]
+
 /// What awaits an accelerator backend.
 const WAITING: [&str; 3] = [
     "parity of every kernel with its reference on cuda and wgpu",
