@@ -97,6 +97,33 @@ async fn garbage_of_members_changes_nothing() {
     agent.assignment().await;
 }
 
+#[tokio::test]
+async fn silence_is_ended_wherever_something_was_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = start(folder.path()).await.unwrap();
+    let client = admin(&head).await;
+    let (node, user) = identities(&head, &client).await;
+    let address = head.address().to_string();
+    let agent = connect(&address, ALPN_AGENT, &node).await.unwrap();
+    let member = connect(&address, ALPN_CLIENT, &user).await.unwrap();
+    let bulk = connect(&address, ALPN_BULK, &user).await.unwrap();
+    let mut streams = Vec::new();
+    for link in [&member, &bulk] {
+        let mut channel = link.open().await.unwrap();
+        // One byte of a length makes the stream known to the other side.
+        channel.sender.send_chunk(vec![9].into()).await.unwrap();
+        streams.push(channel);
+    }
+    let silent = async {
+        assert!(agent.closed().await.to_string().contains("no report within"));
+        for channel in &mut streams {
+            assert!(!matches!(channel.receiver.receive_chunk(1).await, Ok(Some(_))));
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), silent).await.unwrap();
+    assert!(matches!(client.request(FromClient::Jobs).await.unwrap(), ToClient::Jobs(_)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_submissions_at_once_are_all_stored_in_few_commits() {
     let folder = tempfile::tempdir().unwrap();

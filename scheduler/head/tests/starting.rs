@@ -8,6 +8,7 @@ use common::{start, start_on, submit};
 use motley_scheduler_core::cluster::Clocks;
 use motley_scheduler_core::wire::client::{FromClient, ToClient};
 use motley_scheduler_head::HeadError;
+use motley_scheduler_link::Bulk;
 
 #[tokio::test]
 async fn two_schedulers_never_share_a_state_folder() {
@@ -65,4 +66,48 @@ async fn clock_never_goes_back_over_restarts() {
         last = status.now;
         head.shutdown().await;
     }
+}
+
+/// Needs a disk that a test may fill: a small tmpfs, say.
+#[tokio::test]
+async fn full_disk_is_said_and_survived() {
+    let Some(disk) = std::env::var_os("MOTLEY_TEST_SMALL_DISK") else {
+        eprintln!("skipped: MOTLEY_TEST_SMALL_DISK names no folder on a disk of a few megabytes");
+        return;
+    };
+    let folder = tempfile::tempdir_in(disk).unwrap();
+    let head = start(&folder.path().join("state")).await.unwrap();
+    let client = common::admin(&head).await;
+    let bulk = Bulk::open(head.admin_identity_folder()).await.unwrap();
+    submit(&client).await;
+    let filler = folder.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    let error = bulk.upload_bytes(&vec![7; 3 << 20]).await.unwrap_err().to_string();
+    assert!(error.contains("No space") && error.contains("hint:"), "{error}");
+    let mut stored = 1;
+    let refusal = loop {
+        let request = FromClient::Submit {
+            document: common::DOCUMENT.into(),
+            files: vec![],
+            memory: vec![common::GIB],
+        };
+        match client.request(request).await.unwrap() {
+            ToClient::Submitted { .. } => stored += 1,
+            ToClient::Refused(refusal) => break refusal,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(refusal.message.contains("cannot store its decisions") && refusal.hint.is_some(), "{refusal:?}");
+    assert!(start(&folder.path().join("second")).await.unwrap_err().to_string().contains("second"));
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    submit(&client).await;
+    bulk.upload_bytes(&vec![7; 3 << 20]).await.unwrap();
+    head.shutdown().await;
+    let head = start(&folder.path().join("state")).await.unwrap();
+    let ToClient::Jobs(jobs) = common::admin(&head).await.request(FromClient::Jobs).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(jobs.len(), stored + 1);
 }

@@ -255,7 +255,10 @@ fn malformed(error: impl std::fmt::Display) -> LinkError {
 pub(crate) fn closed(error: ConnectionError) -> LinkError {
     match &error {
         ConnectionError::ApplicationClosed(close) => {
-            let reason = String::from_utf8_lossy(&close.reason).into_owned();
+            let reason = match String::from_utf8_lossy(&close.reason) {
+                text if text.is_empty() => "the peer has gone".to_owned(),
+                text => text.into_owned(),
+            };
             if u64::from(close.error_code) == u64::from(CloseCode::Denied as u32) {
                 LinkError::Refused { reason }
             } else {

@@ -12,10 +12,14 @@ use motley_scheduler_core::wire::hello::{Hello, HelloReply};
 use motley_scheduler_core::wire::join::{JoinReply, JoinRequest};
 use motley_scheduler_core::wire::{ALPN_JOIN, VERSION, VERSION_MIN};
 use quinn::crypto::rustls::QuicClientConfig;
+use tokio::task::JoinSet;
 
 use crate::settings::{self, DIAL_SECONDS, FIRST_MESSAGE_SECONDS, REPLY_SECONDS};
 use crate::tls::{self, SERVER_NAME};
 use crate::{Identity, Link, LinkError, Token, channel};
+
+/// Addresses of one name that are dialed.
+const ADDRESSES_MAX: usize = 8;
 
 /// Connects as a member and exchanges hellos. `address` is `HOST:PORT`; every address of the host is tried.
 ///
@@ -86,14 +90,21 @@ async fn ask_to_join(
 async fn dial(address: &str, alpn: &'static [u8], crypto: Arc<QuicClientConfig>) -> Result<Link, LinkError> {
     let mut config = quinn::ClientConfig::new(crypto);
     config.transport_config(settings::client_transport(alpn));
-    let mut result = Err(LinkError::Unreachable { address: address.to_owned(), reason: "no address".into() });
-    for remote in resolve(address).await? {
-        result = dial_one(address, remote, alpn, config.clone()).await;
-        if !matches!(result, Err(LinkError::Unreachable { .. })) {
-            break;
+    let unreachable = |reason: String| LinkError::Unreachable { address: address.to_owned(), reason };
+    let mut failure = unreachable("the name has no address".into());
+    // All at once: where one address leads nowhere (`localhost` is two), nothing says so before the time is up.
+    let mut attempts = JoinSet::new();
+    for remote in resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
+        attempts.spawn(dial_one(address.to_owned(), remote, alpn, config.clone()));
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Err(error @ LinkError::Unreachable { .. })) => failure = error,
+            Ok(result) => return result,
+            Err(error) => failure = unreachable(error.to_string()),
         }
     }
-    result
+    Err(failure)
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, LinkError> {
@@ -106,13 +117,13 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, LinkError> {
 }
 
 async fn dial_one(
-    address: &str,
+    address: String,
     remote: SocketAddr,
     alpn: &'static [u8],
     config: quinn::ClientConfig,
 ) -> Result<Link, LinkError> {
     let unreachable = |error: &dyn std::fmt::Display| LinkError::Unreachable {
-        address: address.to_owned(),
+        address: address.clone(),
         reason: error.to_string(),
     };
     let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };

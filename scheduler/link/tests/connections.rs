@@ -131,6 +131,17 @@ async fn certificates_are_checked_before_a_byte_is_read() {
 }
 
 #[tokio::test]
+async fn name_with_an_address_that_leads_nowhere_costs_no_time() {
+    let authority = Authority::create().unwrap();
+    let good = user(&authority);
+    let (address, _server) = serve(authority);
+    let port = address.rsplit(':').next().unwrap();
+    let begun = std::time::Instant::now();
+    answers(&format!("localhost:{port}"), &good).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn nobody_listening_is_said_and_a_taken_port_too() {
     let authority = Authority::create().unwrap();
     let server = Server::bind(loopback(), &authority).unwrap();

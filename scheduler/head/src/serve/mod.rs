@@ -55,8 +55,9 @@ pub(crate) async fn serve_all(
             _ = &mut stop => break,
         }
     }
-    connections.shutdown().await;
+    // The reason first: a connection whose task is gone closes without one.
     server.shut_down("the scheduler stops").await;
+    connections.shutdown().await;
 }
 
 /// Serves a connection until its certificate ends; members with a newer one dial again.
