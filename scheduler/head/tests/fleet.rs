@@ -12,6 +12,7 @@ use common::{
 use motley_scheduler_core::artifact::{ArtifactKind, ArtifactRef, FileEntry};
 use motley_scheduler_core::authorize::Role;
 use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::id::{ContentHash, JobId};
 use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::agent::{FromAgent, Outcome, ToAgent};
@@ -193,6 +194,33 @@ async fn job_runs_its_life_and_everybody_sees_it() {
     assert!(matches!(client.request(part).await.unwrap(), ToClient::Log { offset: 6, .. }));
     let none = FromClient::Logs { job: id, attempt: Some(2), offset: 0, follow: false };
     assert_eq!(refusal(&client, none).await.kind, RefusalKind::NotFound);
+}
+
+#[tokio::test]
+async fn followed_log_goes_on_with_the_next_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = start(folder.path()).await.unwrap();
+    let client = admin(&head).await;
+    let id = submit(&client).await;
+    let logs = FromClient::Logs { job: id, attempt: None, offset: 0, follow: true };
+    let mut logs = client.stream(logs).await.unwrap();
+    let identity = join_node(&head, &client).await;
+    let mut agent = Agent::connect(&head.address().to_string(), &identity, vec![]).await;
+    for (text, outcome) in [
+        ("first", Outcome::Failed { reason: FailureReason::Infra, message: "disk".into() }),
+        ("second", Outcome::Succeeded),
+    ] {
+        let assignment = agent.assignment().await;
+        let (attempt, epoch) = (assignment.attempt, assignment.epoch);
+        agent.running(attempt, epoch).await;
+        agent.say(FromAgent::Log { attempt, epoch, offset: 0, bytes: text.into() }).await;
+        agent.say(FromAgent::Ended { attempt, epoch, outcome, output: None }).await;
+    }
+    let mut heard = Vec::new();
+    while let Some(ToClient::Log { attempt, offset, bytes }) = logs.next().await.unwrap() {
+        heard.push((attempt.number, offset, String::from_utf8(bytes).unwrap()));
+    }
+    assert_eq!(heard, [(1, 0, "first".to_owned()), (2, 0, "second".to_owned())]);
 }
 
 #[tokio::test]

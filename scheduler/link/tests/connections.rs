@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use motley_scheduler_core::authorize::Role;
 use motley_scheduler_core::id::NodeId;
 use motley_scheduler_core::wire::client::{FromClient, ToClient};
+use motley_scheduler_core::wire::codec::{self, Limit};
 use motley_scheduler_core::wire::join::{JoinReply, JoinRequest, Principal};
 use motley_scheduler_core::wire::{ALPN_AGENT, ALPN_BULK, ALPN_CLIENT, ALPN_JOIN};
 use motley_scheduler_link::{
@@ -157,6 +158,44 @@ async fn nobody_listening_is_said_and_a_taken_port_too() {
     let dial = tokio::time::timeout(Duration::from_secs(15), connect(&address, ALPN_CLIENT, &identity));
     let error = dial.await.unwrap().unwrap_err();
     assert!(matches!(error, LinkError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn receive_may_be_dropped_half_way_without_losing_a_byte() {
+    let authority = Authority::create().unwrap();
+    let mut server = Server::bind(loopback(), &authority).unwrap();
+    let address = server.local_address().to_string();
+    let serving = tokio::spawn(async move {
+        let incoming = server.accept().await.unwrap();
+        let mut channel = incoming.link.accept().await.unwrap();
+        let mut received = Vec::new();
+        while received.len() < 3 {
+            // Dropped hundreds of times in the middle of a length or a body.
+            tokio::select! {
+                message = channel.receiver.receive::<FromClient>() => received.push(message.unwrap().unwrap()),
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        received
+    });
+    let link = connect(&address, ALPN_CLIENT, &user(&authority)).await.unwrap();
+    let messages = [
+        FromClient::Submit { document: "x".repeat(300), files: vec![], memory: vec![] },
+        FromClient::Jobs,
+        FromClient::Submit { document: "y".repeat(200), files: vec![], memory: vec![] },
+    ];
+    let mut bytes = Vec::new();
+    for message in &messages {
+        let body = codec::encode(message, Limit::Client).unwrap();
+        bytes.extend((body.len() as u32).to_le_bytes());
+        bytes.extend(body);
+    }
+    let mut channel = link.open().await.unwrap();
+    for byte in bytes.chunks(3) {
+        channel.sender.send_chunk(byte.to_vec().into()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(serving.await.unwrap(), messages);
 }
 
 mod hostile {
