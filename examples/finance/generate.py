@@ -4,10 +4,9 @@
 usage: generate.py [--baseline | --check]
 
 Sentence pairs are scored 0 to 5:
-  5    the same concept in other words, the same kind of statement
-  3.5  the same concept, another kind of statement
-  1    another concept of the same family: many shared words, another meaning
-  0    a concept of another family
+  5  the same concept, in other words or in another statement
+  1  another concept of the same family: many shared words, another meaning
+  0  a concept of another family
 Families, and so all concepts, are disjoint between train, validation and test; so are the templates. About one pair
 in seven is Chinese. The same input always gives the same files.
 
@@ -19,7 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SEED = 20260401
-PAIRS = {"train": 15, "validation": 10, "test": 16}  # a concept
+PAIRS = {"train": 18, "validation": 10, "test": 16}  # a concept
+TRIPLETS = 16  # a concept of train
 SHARE_ZH = 0.15
 
 # Templates by split and kind of statement; {f} is a form of the concept, {F} the same with a capital letter.
@@ -123,7 +123,7 @@ def make_pair(draw, split, families, family, concept, score):
     elif score == 0:
         other = draw.one(draw.one([f for f in families if f is not family])["concepts"])
     kinds = list(templates)
-    if score == 3.5:
+    if score == 5 and draw.random() < 0.5:
         first, second = (draw.one(templates[kind]) for kind in draw.two(kinds))
     elif score == 5:
         first, second = draw.two(templates[draw.one(kinds)])
@@ -133,9 +133,10 @@ def make_pair(draw, split, families, family, concept, score):
         kind = draw.one(kinds)
         second_kind = kind if same else draw.one(kinds)
         first, second = draw.one(templates[kind]), draw.one(templates[second_kind])
-    if score >= 3:
+    if score == 5:
         left, right = draw.two(concept[key])
-        if score == 3.5 and draw.random() < 0.6:
+        # Half of what means the same keeps its words: rewording is learned from the other half.
+        if draw.random() < 0.5:
             right = left
     else:
         left = draw.one(concept[key])
@@ -147,7 +148,7 @@ def make_pair(draw, split, families, family, concept, score):
 
 
 def make_split(draw, split, families):
-    mix = [5, 5, 5, 5, 3.5, 3.5, 1, 1, 1, 1, 1, 0, 0, 0, 0, 5]
+    mix = [5, 1, 0, 5, 1, 0, 5, 1, 5, 0, 5, 1, 0, 5, 1, 5]
     rows, seen = [], set()
     for family in families:
         for concept in family["concepts"]:
@@ -162,6 +163,30 @@ def make_split(draw, split, families):
                 seen.add(key)
                 rows.append(row)
                 made += 1
+    return draw.shuffled(rows)
+
+
+def make_triplets(draw, families):
+    """Anchor, positive (the same concept), negative (a near-miss in the anchor's own words where there are some)."""
+    rows = []
+    for family in families:
+        for concept in family["concepts"]:
+            for _ in range(TRIPLETS):
+                chinese = draw.random() < SHARE_ZH
+                key, templates = ("zh", TEMPLATES_ZH["train"]) if chinese else ("forms", TEMPLATES["train"])
+                kinds = list(templates)
+                index = draw.index(len(concept[key]))
+                left = concept[key][index]
+                right = left if draw.random() < 0.5 else draw.one(concept[key])
+                other = draw.one([c for c in family["concepts"] if c is not concept])
+                near = other[key][index] if index < len(other[key]) else draw.one(other[key])
+                kind = draw.one(kinds)
+                first, same_kind = draw.two(templates[kind])
+                rows.append({
+                    "anchor": say(first, left),
+                    "positive": say(draw.one(templates[draw.one(kinds)]), right),
+                    "negative": say(draw.one([first, same_kind]), near),
+                })
     return draw.shuffled(rows)
 
 
@@ -188,6 +213,7 @@ def build():
     splits = split_families(families, draw)
     rows = {name: make_split(draw, name, splits[name]) for name in ("train", "validation", "test")}
     files = {f"{name}.jsonl": lines(rows[name]) for name in rows}
+    files["triplets.jsonl"] = lines(make_triplets(draw, splits["train"]))
     labelled = [row for row in rows["test"] if row["score"] in (5, 1)]
     files["pairs.jsonl"] = lines(
         {"sentence1": r["sentence1"], "sentence2": r["sentence2"], "label": int(r["score"] == 5)} for r in labelled)
