@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use motley_agent_node::NodeSettings;
 use motley_agent_node::failure::workload_reason;
 use motley_agent_node::models::{Fetched, ModelSettings};
+use motley_agent_node::workload::bench::TRAIN_STEPS;
 use motley_agent_node::workload::{
-    EmbedOptions, EmbedProgress, ExportOptions, WorkloadError, compare as compare_reports, embed_file,
-    export_merged,
+    self, BenchLine, BenchOptions, EmbedOptions, EmbedProgress, ExportOptions, WorkloadError,
+    compare as compare_reports, embed_file, export_merged,
 };
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{Document, Model};
+use motley_scheduler_core::document::{Document, Model, Quantization};
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::wire::agent::Progress;
 
 use crate::arguments::{
-    BenchEncodeArguments, BenchTrainArguments, CompareArguments, EmbedArguments, ExportArguments,
+    AdapterName, BenchArguments, BenchEncodeArguments, BenchTrainArguments, CompareArguments, EmbedArguments,
+    ExportArguments,
 };
 use crate::failure::{Exit, Failure};
 use crate::folders;
@@ -38,7 +40,7 @@ pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> 
     let mut display = ProgressDisplay::new(output);
     let result = embed_file(&options, &mut |progress| display.update(&embed_progress(progress)));
     display.finish();
-    let summary = result.map_err(workload)?;
+    let summary = result.map_err(failure)?;
     let place = arguments.output;
     output.data(
         || format!("{} in {}", summary.describe(), place.display()),
@@ -107,12 +109,44 @@ pub fn compare(arguments: CompareArguments, output: &Output) -> Result<(), Failu
     }
 }
 
-pub fn bench_encode(_arguments: BenchEncodeArguments, _output: &Output) -> Result<(), Failure> {
-    Err(Failure::failed("not here yet"))
+/// Prints one JSON line: how fast this machine embeds.
+pub fn bench_encode(arguments: BenchEncodeArguments, output: &Output) -> Result<(), Failure> {
+    let options = bench(&arguments.model, arguments.common, None, TRAIN_STEPS)?;
+    print_line(&with_downloads(output, |progress| workload::bench_encode(&options, progress))?, output)
 }
 
-pub fn bench_train(_arguments: BenchTrainArguments, _output: &Output) -> Result<(), Failure> {
-    Err(Failure::failed("not here yet"))
+/// Prints one JSON line: how fast this machine trains.
+pub fn bench_train(arguments: BenchTrainArguments, output: &Output) -> Result<(), Failure> {
+    let quantization = match arguments.adapter {
+        AdapterName::Lora => None,
+        AdapterName::Qlora => Some(Quantization::Nf4 { double_quantization: true }),
+    };
+    let options = bench(&arguments.model, arguments.common, quantization, arguments.steps)?;
+    print_line(&with_downloads(output, |progress| workload::bench_train(&options, progress))?, output)
+}
+
+fn bench(
+    source: &str,
+    common: BenchArguments,
+    quantization: Option<Quantization>,
+    steps: u32,
+) -> Result<BenchOptions, Failure> {
+    must_exist(&common.data, "name a JSON lines file with sentence1, sentence2 and score")?;
+    Ok(BenchOptions {
+        model: model(source, common.max_length)?,
+        settings: settings()?,
+        data: common.data,
+        quantization,
+        threads: common.threads,
+        steps,
+    })
+}
+
+/// The line is JSON with or without `--json`: measurements are read by programs.
+fn print_line(line: &BenchLine, output: &Output) -> Result<(), Failure> {
+    let value = serde_json::to_value(line).map_err(Failure::failed)?;
+    output.data(|| value.to_string(), || value.clone());
+    Ok(())
 }
 
 /// The model as `[model] source` would have it, read by the same code.
@@ -156,10 +190,10 @@ fn with_downloads<T>(
     let mut display = ProgressDisplay::new(output);
     let result = work(&mut |fetched| display.update(&download_progress(fetched)));
     display.finish();
-    result.map_err(workload)
+    result.map_err(failure)
 }
 
-fn workload(error: WorkloadError) -> Failure {
+fn failure(error: WorkloadError) -> Failure {
     let exit = match workload_reason(&error) {
         FailureReason::UserError => Exit::Usage,
         _ => Exit::Failed,

@@ -100,10 +100,10 @@ pub async fn into_folder(
         std::fs::rename(&partial, folder).map_err(|error| cannot_write(folder, &error))?;
         Ok(pulled)
     });
-    if result.is_err() {
-        if let Err(error) = std::fs::remove_dir_all(&partial) {
-            tracing::debug!(folder = %partial.display(), %error, "partial folder stays");
-        }
+    if result.is_err()
+        && let Err(error) = std::fs::remove_dir_all(&partial)
+    {
+        tracing::debug!(folder = %partial.display(), %error, "partial folder stays");
     }
     result
 }

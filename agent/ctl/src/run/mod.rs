@@ -42,7 +42,7 @@ pub async fn run(arguments: RunArguments, output: &Output) -> Result<(), Failure
     let folder = results::folder(arguments.output, &prepared.document.name)?;
     let embedded = Embedded::start(&prepared).await?;
     let run = Run { output, serving, folder: &folder, signals: &mut signals };
-    let result = run.to_the_end(&embedded, prepared).await;
+    let result = run.until_the_end(&embedded, prepared).await;
     embedded.end().await;
     result
 }
@@ -55,7 +55,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_the_end(mut self, embedded: &Embedded, prepared: Prepared) -> Result<(), Failure> {
+    async fn until_the_end(mut self, embedded: &Embedded, prepared: Prepared) -> Result<(), Failure> {
         let mut fleet = Fleet::at(embedded.identity()).await?;
         embedded.check_memory(&fleet, &prepared).await?;
         let job = submission::send(&fleet, prepared, self.output).await?;

@@ -44,10 +44,10 @@ impl Sweeper {
     pub(super) async fn sweep(mut self) {
         drop(self.child.stdin.take());
         let mut end = Vec::new();
-        if let Some(mut stdout) = self.child.stdout.take() {
-            if let Err(error) = stdout.read_to_end(&mut end).await {
-                tracing::debug!(%error, "no word from the sweeper");
-            }
+        if let Some(mut stdout) = self.child.stdout.take()
+            && let Err(error) = stdout.read_to_end(&mut end).await
+        {
+            tracing::debug!(%error, "no word from the sweeper");
         }
         if let Err(error) = self.child.wait().await {
             tracing::debug!(%error, "no end of the sweeper");

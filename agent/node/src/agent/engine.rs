@@ -34,14 +34,17 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 /// A scheduler that is back is found within two seconds.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// A connection that lasted so long was a good one: the next is dialed without delay.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// After a refusal: somebody has to do something first.
 const WAIT_REFUSED: Duration = Duration::from_secs(10);
 
 /// A renewal that was not answered is asked for again after this.
 const RENEWAL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Embedded runners have this long to end with the agent; those that do not are killed before.
-const EMBEDDED_END: Duration = Duration::from_secs(12);
+/// Attempts have this long to end with the agent; embedded runners that do not end by themselves are killed before.
+const END: Duration = Duration::from_secs(12);
 
 /// What every attempt is given of its node.
 #[derive(Debug)]
@@ -112,9 +115,13 @@ impl Engine {
             };
             let over = match connected {
                 Ok(connection) => {
-                    (wait, last_error) = (WAIT_MIN, None);
+                    last_error = None;
+                    let begin = Instant::now();
                     let over = self.serve(connection, &mut stopped).await;
                     self.sessions.send_replace(None);
+                    if begin.elapsed() > STABLE {
+                        wait = WAIT_MIN;
+                    }
                     over
                 }
                 Err(error) => {
@@ -147,7 +154,7 @@ impl Engine {
     async fn serve(&mut self, connection: Connection, stopped: &mut watch::Receiver<bool>) -> Over {
         let Connection { outbox, mut inbox, blobs } = connection;
         self.connections += 1;
-        self.renewal_asked = None;
+        let mut welcome = false;
         let session = Session { number: self.connections, outbox, blobs };
         let report = FromAgent::Report { facts: self.home.facts.clone(), attempts: self.reports() };
         if session.outbox.send(report).await.is_err() {
@@ -157,12 +164,13 @@ impl Engine {
         loop {
             tokio::select! {
                 message = inbox.recv() => match message {
-                    Some(ToAgent::Refused { reason }) => {
+                    Some(ToAgent::Refused { reason }) if !welcome => {
                         tracing::error!(reason, "the scheduler refuses this node");
                         return Over::Refused;
                     }
                     Some(message) => {
                         if matches!(message, ToAgent::Welcome { .. }) {
+                            welcome = true;
                             tracing::info!(attempts = self.attempts.len(), "connected to the scheduler");
                             self.sessions.send_replace(Some(session.clone()));
                         }
@@ -210,8 +218,8 @@ impl Engine {
                 Ok(()) => tracing::info!("certificate renewed"),
                 Err(error) => tracing::error!(%error, "renewed certificate cannot be used"),
             },
-            // Ends the connection, in `serve`.
-            ToAgent::Refused { .. } => {}
+            // Of one request, such as a renewal; that of the whole node comes in the place of the welcome.
+            ToAgent::Refused { reason } => tracing::error!(reason, "the scheduler refuses a request"),
         }
     }
 
@@ -287,18 +295,24 @@ impl Engine {
         }
     }
 
-    /// Leaves the runners alone; embedded ones are stopped.
-    async fn end(mut self) {
-        if self.home.embedded.is_some() {
-            for attempt in self.attempts.values() {
+    /// Leaves the runners alone; embedded ones are stopped. Returns when nothing of this agent works on the attempts.
+    async fn end(self) {
+        let Engine { attempts, sessions, home, .. } = self;
+        if home.embedded.is_some() {
+            for attempt in attempts.values() {
                 attempt.shared.order(|orders| orders.stale = true);
             }
-            let all = async {
-                for attempt in self.attempts.values_mut() {
-                    let _ = (&mut attempt.task).await;
-                }
-            };
-            let _ = tokio::time::timeout(EMBEDDED_END, all).await;
+        } else {
+            // Their sign to end.
+            drop(sessions);
+        }
+        let all = async {
+            for (_, attempt) in attempts {
+                let _ = attempt.task.await;
+            }
+        };
+        if tokio::time::timeout(END, all).await.is_err() {
+            tracing::warn!("attempts did not end in time");
         }
         tracing::info!("agent ends");
     }

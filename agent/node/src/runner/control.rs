@@ -36,7 +36,7 @@ pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
     let handle = File::open(folder)?;
     let path = short_path(&handle);
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(&path),
     }
 }

@@ -253,9 +253,8 @@ impl Queue {
                 Err(_) => failed.push(position),
             }
         }
-        let mut position = 0;
         let mut waiting = VecDeque::with_capacity(self.requests.len());
-        for request in std::mem::take(&mut self.requests) {
+        for (position, request) in std::mem::take(&mut self.requests).into_iter().enumerate() {
             if let (Err(message), true) = (&answer, failed.contains(&position)) {
                 let rest = request.texts[request.taken..].iter().map(|text| text.ids.len()).sum::<usize>();
                 self.tokens = self.tokens.saturating_sub(rest);
@@ -265,7 +264,6 @@ impl Queue {
             } else {
                 waiting.push_back(request);
             }
-            position += 1;
         }
         self.requests = waiting;
     }

@@ -40,20 +40,25 @@ impl BlobCache {
         Ok(BlobCache { folder, fetching: Mutex::new(()) })
     }
 
+    fn path(&self, hash: ContentHash) -> PathBuf {
+        let name = hash.to_string();
+        self.folder.join(&name[..2]).join(name)
+    }
+
     /// The blob's file, fetched if it is not there.
     pub(crate) async fn fetch(
         &self,
         store: &dyn BlobStore,
         hash: ContentHash,
     ) -> Result<PathBuf, TransferError> {
-        let name = hash.to_string();
-        let folder = self.folder.join(&name[..2]);
-        let path = folder.join(&name);
+        let path = self.path(hash);
         let _one = self.fetching.lock().await;
         if path.is_file() {
             return Ok(path);
         }
-        fs::create_dir_all(&folder).map_err(TransferError::disk(&folder))?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(TransferError::disk(folder))?;
+        }
         store.get(hash, &path).await.map_err(TransferError::of_blob(hash))?;
         // Attempts link to it: nobody may write through such a link.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).map_err(TransferError::disk(&path))?;
@@ -114,7 +119,9 @@ pub(crate) async fn prepare(
         let files = cache.manifest(store, checkpoint.manifest).await?.files;
         folders.push((attempt.join("resume"), files));
     }
-    let needed = folders.iter().flat_map(|(_, files)| files).map(|entry| entry.size.0).sum();
+    let absent =
+        folders.iter().flat_map(|(_, files)| files).filter(|entry| !cache.path(entry.hash).is_file());
+    let needed = absent.map(|entry| entry.size.0).fold(0, u64::saturating_add);
     check_space(attempt, needed)?;
     for (folder, files) in &folders {
         if let Some(parent) = folder.parent() {

@@ -168,3 +168,133 @@ fn failed(error: LinkError) -> UplinkError {
         UplinkError::Refused(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use motley_scheduler_core::id::NodeId;
+    use motley_scheduler_core::unit::Span;
+    use motley_scheduler_core::wire::agent::NodeFacts;
+    use motley_scheduler_core::wire::bulk::{BulkReply, BulkRequest};
+    use motley_scheduler_core::wire::join::Principal;
+    use motley_scheduler_link::{Authority, Server, Validity};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    const NODE: Principal = Principal::Node { node: NodeId(3) };
+
+    fn validity() -> Validity {
+        Validity::starting(SystemTime::now(), Duration::from_secs(3600))
+    }
+
+    /// Answers a report with a welcome and signs renewals; keeps blobs.
+    async fn play(mut server: Server, authority: Authority) {
+        let mut blobs = BTreeMap::new();
+        while let Some(incoming) = server.accept().await {
+            while let Ok(mut channel) = incoming.link.accept().await {
+                if incoming.alpn == ALPN_AGENT {
+                    while let Ok(Some(message)) = channel.receive().await {
+                        let span = Span::from_seconds(1);
+                        let reply = match message {
+                            FromAgent::Report { .. } => {
+                                ToAgent::Welcome { lease: span, beat: span, keep_running: span }
+                            }
+                            FromAgent::RenewCertificate { certificate_request: request } => {
+                                let certificate = authority.sign(&request, &NODE, validity()).unwrap();
+                                ToAgent::Certificate { certificate, valid_seconds: 3600 }
+                            }
+                            _ => break,
+                        };
+                        channel.send(&reply).await.unwrap();
+                    }
+                    break;
+                }
+                match channel.receive().await.unwrap().unwrap() {
+                    BulkRequest::Missing { mut hashes } => {
+                        hashes.retain(|hash| !blobs.contains_key(hash));
+                        channel.send(&BulkReply::Missing { hashes }).await.unwrap();
+                    }
+                    BulkRequest::Put { hash, size } => {
+                        let mut bytes = Vec::new();
+                        assert_eq!(channel.receiver.receive_raw(&mut bytes, size).await.unwrap(), hash);
+                        blobs.insert(hash, bytes);
+                        channel.send(&BulkReply::Stored).await.unwrap();
+                    }
+                    BulkRequest::Get { hash, .. } => match blobs.get(&hash) {
+                        Some(bytes) => {
+                            let size = Bytes(bytes.len() as u64);
+                            channel.send(&BulkReply::Found { size }).await.unwrap();
+                            channel.sender.send_raw(&mut bytes.as_slice(), size).await.unwrap();
+                        }
+                        None => channel.send(&BulkReply::Missing { hashes: vec![hash] }).await.unwrap(),
+                    },
+                }
+                channel.finish();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_renewals_and_blobs_go_over_quic() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create().unwrap();
+        let identity = authority.issue(&NODE, validity()).unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), &authority).unwrap();
+        let address = server.local_address().to_string();
+        tokio::spawn(play(server, authority));
+        let uplink = QuicUplink::new(address, folder.path().join("identity"), identity);
+        let mut connection = uplink.connect().await.unwrap();
+        let facts = NodeFacts {
+            name: "n".into(),
+            boot: "b".into(),
+            build: "0".into(),
+            devices: Vec::new(),
+            cores: 1,
+            memory: Bytes(1),
+        };
+        connection.outbox.send(FromAgent::Report { facts, attempts: Vec::new() }).await.unwrap();
+        assert!(matches!(connection.inbox.recv().await, Some(ToAgent::Welcome { .. })));
+
+        let before = uplink.renew_at();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let certificate_request = uplink.begin_renewal().unwrap();
+        connection.outbox.send(FromAgent::RenewCertificate { certificate_request }).await.unwrap();
+        let Some(ToAgent::Certificate { certificate, .. }) = connection.inbox.recv().await else {
+            panic!("a certificate was due")
+        };
+        uplink.finish_renewal(&certificate).unwrap();
+        assert!(uplink.renew_at() > before);
+        assert_eq!(*Identity::load(&folder.path().join("identity")).unwrap().principal(), NODE);
+
+        // The agent lets go of the connection: the next one uses the new certificate.
+        drop(connection);
+        let connection = uplink.connect().await.unwrap();
+        let blobs = Arc::clone(&connection.blobs);
+        drop(connection);
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"some bytes").unwrap();
+        let hash = ContentHash(Sha256::digest(b"some bytes").into());
+        assert_eq!(blobs.missing(vec![hash]).await, Ok(vec![hash]));
+        let fetched = folder.path().join("b");
+        assert!(matches!(blobs.get(hash, &fetched).await, Err(UplinkError::Refused(_))));
+        let blob = LocalBlob { hash, size: 10, path };
+        blobs.put(blob.clone()).await.unwrap();
+        assert_eq!(blobs.missing(vec![hash]).await, Ok(Vec::new()));
+        blobs.get(hash, &fetched).await.unwrap();
+        assert_eq!(std::fs::read(&fetched).unwrap(), b"some bytes");
+        std::fs::write(&blob.path, b"other byte").unwrap();
+        assert!(matches!(blobs.put(blob).await, Err(UplinkError::Refused(_))), "changed since it was hashed");
+    }
+
+    #[tokio::test]
+    async fn nobody_at_the_other_end_is_worth_another_try() {
+        let authority = Authority::create().unwrap();
+        let identity = authority.issue(&NODE, validity()).unwrap();
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let uplink = QuicUplink::new(free.to_string(), PathBuf::new(), identity);
+        assert!(matches!(uplink.connect().await.map(|_| ()), Err(UplinkError::Lost(_))));
+    }
+}

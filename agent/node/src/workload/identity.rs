@@ -98,6 +98,12 @@ impl Recipe {
         Recipe { kind: "nf4".to_owned(), block_size: NF4_BLOCK_SIZE, double_quantization }
     }
 
+    /// `nf4-64-double`.
+    pub(crate) fn in_words(&self) -> String {
+        let double = if self.double_quantization { "-double" } else { "" };
+        format!("{}-{}{double}", self.kind, self.block_size)
+    }
+
     pub fn quantization(&self) -> Quantization {
         Quantization::Nf4 { double_quantization: self.double_quantization }
     }

@@ -9,9 +9,11 @@
 //! score, results, report          figures, their shape in report.json, the report
 //! checkpoint, log, tensorboard    what a training leaves while it runs
 //! vectors, dialect, disk          files: vectors, model folders; whole or absent
+//! plan                            how much memory a job needs
 //! program                         which program made a report
 //! ```
 
+pub mod bench;
 mod checkpoint;
 pub mod compare;
 mod dialect;
@@ -25,6 +27,7 @@ pub(crate) mod job;
 mod log;
 pub(crate) mod model;
 mod order;
+mod plan;
 pub mod program;
 pub mod report;
 pub mod results;
@@ -32,12 +35,16 @@ mod rows;
 mod score;
 mod tasks;
 mod tensorboard;
+#[cfg(test)]
+mod tests;
+mod train;
 mod vectors;
 
 use motley_scheduler_core::document::Workload;
 
 use crate::runner::Context;
 
+pub use bench::{BenchLine, BenchOptions, bench_encode, bench_train};
 pub use checkpoint::ResumeError;
 pub use compare::{CompareError, Comparison, compare};
 pub use disk::DiskError;
@@ -45,6 +52,7 @@ pub use embed::{EmbedOptions, EmbedProgress, EmbedSummary, embed_file};
 pub use error::WorkloadError;
 pub use export::{ExportOptions, ExportSummary, export_merged};
 pub use identity::{AdapterError, AdapterIdentity};
+pub use plan::plan_memory;
 
 /// Does what the document says.
 ///
@@ -52,10 +60,7 @@ pub use identity::{AdapterError, AdapterIdentity};
 /// Whatever keeps it from being done; [`WorkloadError::Stopped`] when the stop flag ended it.
 pub fn run(context: &Context) -> Result<(), WorkloadError> {
     match &context.document.workload {
-        Workload::Train(_) => Err(WorkloadError::Unusable {
-            what: "training is not in this build yet".to_owned(),
-            hint: "wait for the trainer",
-        }),
+        Workload::Train(train) => train::run(context, train),
         Workload::Evaluate(evaluate) => evaluate::run(context, evaluate),
         Workload::Serve(serve) => crate::serve::run(context, serve),
     }

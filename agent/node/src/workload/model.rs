@@ -137,6 +137,12 @@ impl OpenModel {
         Ok(preparation_sha256(prompts, pooling_name(pooling.kind), pooling.normalize))
     }
 
+    /// What PEFT is to load as the base: the hub id, or the folder's origin in words.
+    pub(crate) fn peft_name(&self) -> String {
+        let source = self.source.strip_prefix("modelscope:").unwrap_or(&self.source);
+        source.strip_prefix("file:").unwrap_or(source).to_owned()
+    }
+
     /// What an adapter trained on this base has to say about it.
     pub(crate) fn base_facts(&self, quantization: Option<Quantization>) -> Result<BaseFacts, WorkloadError> {
         Ok(BaseFacts {

@@ -20,15 +20,18 @@ use sha2::{Digest, Sha256};
 
 use crate::text::{DataError, Place, Row};
 
+/// First byte, length and line number of a row.
+type RowPlace = (u64, u32, u64);
+
 /// A checked file of training rows.
 #[derive(Debug)]
 pub(crate) struct RowFile {
     map: Option<Mmap>,
     name: Arc<str>,
     form: RowForm,
-    /// Byte range and line number of each row.
-    rows: Vec<(u64, u32, u64)>,
+    rows: Vec<RowPlace>,
     sha256: ContentHash,
+    texts_per_row: usize,
 }
 
 /// One row to learn from.
@@ -79,8 +82,9 @@ impl RowFile {
         // checked. A file cut short by its owner (local commands) ends this process by a bus error, nothing else.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         let sha256 = ContentHash(Sha256::digest(&map).into());
-        let mut opened = RowFile { map: None, name: name.into(), form, rows: Vec::new(), sha256 };
-        opened.rows = opened.index(&map)?;
+        let mut opened =
+            RowFile { map: None, name: name.into(), form, rows: Vec::new(), sha256, texts_per_row: 0 };
+        (opened.rows, opened.texts_per_row) = opened.index(&map)?;
         opened.map = Some(map);
         if opened.rows.is_empty() {
             return Err(DataError::NoRows { file: name.to_owned() });
@@ -101,6 +105,11 @@ impl RowFile {
         &self.name
     }
 
+    /// Most texts of a row, hard negatives included.
+    pub(crate) fn texts_per_row(&self) -> usize {
+        self.texts_per_row
+    }
+
     /// Row `number`, from 0.
     ///
     /// # Errors
@@ -111,13 +120,13 @@ impl RowFile {
         self.parse(&map[start as usize..start as usize + length as usize], line)
     }
 
-    fn index(&self, bytes: &[u8]) -> Result<Vec<(u64, u32, u64)>, DataError> {
-        let mut rows = Vec::new();
+    fn index(&self, bytes: &[u8]) -> Result<(Vec<RowPlace>, usize), DataError> {
+        let (mut rows, mut texts_per_row) = (Vec::new(), 0);
         let mut start = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
         for (line, content) in (1..).zip(bytes[start..].split_inclusive(|byte| *byte == b'\n')) {
             let trimmed = content.trim_ascii();
             if !trimmed.is_empty() {
-                self.parse(trimmed, line)?;
+                texts_per_row = texts_per_row.max(self.parse(trimmed, line)?.texts.len());
                 let offset = start + (content.len() - content.trim_ascii_start().len());
                 let length = u32::try_from(trimmed.len()).map_err(|_| DataError::LineTooLong {
                     place: self.place(line),
@@ -132,7 +141,7 @@ impl RowFile {
             let hint = "split the file and train on one part after another";
             return Err(DataError::Unusable { place: self.place(ROWS_MAX as u64), message, hint });
         }
-        Ok(rows)
+        Ok((rows, texts_per_row))
     }
 
     fn place(&self, line: u64) -> Place {

@@ -1,0 +1,133 @@
+//! Embedding files, exporting, and adapters on bases that are not theirs.
+
+use motley_scheduler_core::document::model::AdapterBase;
+use motley_scheduler_core::document::{Model, Source};
+
+use super::training::training_attempt;
+use super::*;
+use crate::workload::{EmbedOptions, ExportOptions, WorkloadError, embed_file, export_merged};
+
+fn model(folder: &Path) -> Model {
+    Model {
+        source: Source::File { path: folder.display().to_string() },
+        fallbacks: Vec::new(),
+        revision: None,
+        sha256: None,
+        max_length: Some(256),
+        prompts: Default::default(),
+        dropout_from_config: false,
+    }
+}
+
+/// Embeds a file's texts and gives the vectors back.
+fn embed(
+    folder: &Path,
+    adapter: Option<(&Path, AdapterBase)>,
+    input: &Path,
+) -> Result<Vec<f32>, WorkloadError> {
+    let output = tempfile::tempdir().unwrap();
+    let options = EmbedOptions {
+        model: model(folder),
+        settings: ModelSettings::from_environment(output.path().join("cache")),
+        adapter: adapter.map(|(folder, base)| (folder.to_path_buf(), base)),
+        quantization: None,
+        prompt: None,
+        input: input.to_path_buf(),
+        output: output.path().join("vectors.npy"),
+        threads: Some(2),
+    };
+    let summary = embed_file(&options, &mut |_| {})?;
+    let bytes = std::fs::read(&options.output).unwrap();
+    assert_eq!(bytes.len() as u64, 128 + summary.texts * summary.dimensions as u64 * 4);
+    Ok(bytes[128..].chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect())
+}
+
+fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
+    assert_eq!(left.len(), right.len());
+    left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_file_of_texts_has_the_reference_vectors() {
+    let (Some(folder), Some(reference)) = (model_folder(), shared("reference/minilm_embeddings.jsonl"))
+    else {
+        return;
+    };
+    let got = embed(&folder, None, &reference).unwrap();
+    let text = std::fs::read_to_string(&reference).unwrap();
+    let mut expected = Vec::new();
+    for line in text.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        expected
+            .extend(row["embedding"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32));
+    }
+    let difference = largest_difference(&got, &expected);
+    assert!(difference <= 1e-5, "{difference}");
+}
+
+#[test]
+fn a_merged_folder_reproduces_the_base_of_its_adapter() {
+    for kind in ["lora", "qlora"] {
+        let Some(attempt) = training_attempt(kind) else { return };
+        attempt.run().unwrap();
+        let folder = model_folder().unwrap();
+        let adapter = attempt.output("adapter");
+        let texts = tempfile::Builder::new().suffix(".txt").tempfile().unwrap();
+        std::fs::write(texts.path(), "A man plays a harp.\n\nRates were cut by 25 basis points.\n").unwrap();
+        let own = embed(&folder, Some((&adapter, AdapterBase::Own)), texts.path()).unwrap();
+
+        let output = attempt.root.path().join("merged");
+        let options = ExportOptions {
+            model: model(&folder),
+            settings: ModelSettings::from_environment(attempt.root.path().join("cache")),
+            adapter: Some((adapter.clone(), AdapterBase::Own)),
+            output: output.clone(),
+            threads: Some(2),
+        };
+        let summary = export_merged(&options, &mut |_| {}).unwrap();
+        assert_eq!(summary.base.contains("dequantized"), kind == "qlora", "{summary:?}");
+        let merged = embed(&output, None, texts.path()).unwrap();
+        let difference = largest_difference(&own, &merged);
+        assert!(difference <= 1e-5, "{kind}: {difference}");
+        let base = embed(&folder, None, texts.path()).unwrap();
+        assert!(largest_difference(&base, &merged) > 1e-3, "{kind}: training changed nothing");
+        assert!(output.join("1_Pooling/config.json").exists() && output.join("tokenizer.json").exists());
+
+        let again = export_merged(&options, &mut |_| {}).unwrap_err();
+        assert!(again.to_string().contains("not empty"), "{again}");
+        let other_base = embed(&output, Some((&adapter, AdapterBase::Own)), texts.path()).unwrap_err();
+        assert!(matches!(other_base, WorkloadError::Adapter(_)), "{other_base}");
+        let full = embed(&folder, Some((&adapter, AdapterBase::FullPrecision)), texts.path()).unwrap();
+        let difference = largest_difference(&own, &full);
+        assert_eq!(difference > 1e-4, kind == "qlora", "{kind}: {difference}");
+    }
+}
+
+#[test]
+fn what_cannot_be_embedded_leaves_no_file() {
+    let Some(folder) = model_folder() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let input = root.path().join("texts.jsonl");
+    std::fs::write(&input, "{\"text\": \"a\"}\n{\"text\": 3}\n").unwrap();
+    let mut options = EmbedOptions {
+        model: model(&folder),
+        settings: ModelSettings::from_environment(root.path().join("cache")),
+        adapter: None,
+        quantization: None,
+        prompt: None,
+        input: input.clone(),
+        output: root.path().join("vectors.npy"),
+        threads: Some(1),
+    };
+    let message = embed_file(&options, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("texts.jsonl line 2: field `text` is the number 3, not a text"), "{message}");
+    options.prompt = Some("query".into());
+    assert!(
+        embed_file(&options, &mut |_| {}).unwrap_err().to_string().contains("prompt `query` is not known")
+    );
+    options.output = root.path().join("vectors.csv");
+    assert!(embed_file(&options, &mut |_| {}).unwrap_err().to_string().contains(".npy nor in .jsonl"));
+    let left: Vec<_> =
+        std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["texts.jsonl"]);
+}

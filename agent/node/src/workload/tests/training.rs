@@ -1,0 +1,153 @@
+//! Train jobs: what they leave, and that an interruption leaves no trace in it.
+
+use super::*;
+use crate::workload::WorkloadError;
+
+/// Dropout, accumulation and more than one epoch, so that each could betray an interruption.
+fn document(kind: &str, seed: u64) -> String {
+    format!(
+        r#"version = 1
+kind = "train"
+name = "little"
+[model]
+source = "file:model"
+max_length = 64
+[adapter]
+kind = "{kind}"
+rank = 4
+dropout = 0.1
+[data]
+train = "train.jsonl"
+[loss]
+kind = "cosent"
+[optimizer]
+learning_rate = 1e-3
+[train]
+epochs = 2
+batch_size = 6
+accumulation_steps = 2
+seed = {seed}
+log_every = 3
+[checkpoint]
+every = "2 steps"
+keep = 20
+"#
+    )
+}
+
+fn attempt(document: &str) -> Option<Attempt> {
+    let (model, data) = (model_folder()?, shared("data/stsb/en/train.jsonl")?);
+    let rows = head(&data, 50);
+    let attempt = Attempt::new(document, &[("model.source", &model)]);
+    let place = attempt.root.path().join("input/data.train");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::copy(rows.path(), place.join("train.jsonl")).unwrap();
+    Some(attempt)
+}
+
+/// A training of a few steps.
+pub(super) fn training_attempt(kind: &str) -> Option<Attempt> {
+    attempt(&document(kind, 42))
+}
+
+fn log(attempt: &Attempt) -> Vec<Value> {
+    let mut lines: Vec<Value> = String::from_utf8(attempt.read("log.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for line in &mut lines {
+        line["seconds"] = Value::Null;
+        line["tokens_per_second"] = Value::Null;
+    }
+    lines
+}
+
+#[test]
+fn a_resumed_training_leaves_the_same_bits_as_one_in_one_go() {
+    for kind in ["lora", "qlora"] {
+        let Some(whole) = attempt(&document(kind, 42)) else { return };
+        whole.run().unwrap();
+        let adapter = whole.read("adapter/adapter_model.safetensors");
+        let rows: Vec<Value> = log(&whole).iter().map(|line| line["rows"].clone()).collect();
+        assert_eq!(rows.first().unwrap()[0], 0);
+        assert!(rows.windows(2).all(|pair| pair[0][1] == pair[1][0]), "{rows:?}");
+        assert_eq!(rows.last().unwrap()[1], 100, "two epochs of 50 rows");
+        for step in [2, 4, 8] {
+            let mut second = attempt(&document(kind, 42)).unwrap();
+            second.resume_from(&whole.context.folders.checkpoints.join(format!("step-{step}")));
+            second.run().unwrap();
+            assert!(second.read("adapter/adapter_model.safetensors") == adapter, "{kind} resumed at {step}");
+            assert_eq!(log(&second), log(&whole), "{kind} resumed at {step}");
+            assert_eq!(second.report()["training"]["resumed_at"], serde_json::json!([step]));
+        }
+        let other = attempt(&document(kind, 43)).unwrap();
+        other.run().unwrap();
+        assert!(other.read("adapter/adapter_model.safetensors") != adapter, "another seed must differ");
+    }
+}
+
+#[test]
+fn what_a_training_leaves_is_complete() {
+    let Some(attempt) = attempt(&document("qlora", 42)) else { return };
+    attempt.run().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors", "motley.json", "README.md"] {
+        assert!(!attempt.read(&format!("adapter/{file}")).is_empty(), "{file}");
+    }
+    let report = attempt.report();
+    assert_eq!((&report["kind"], &report["training"]["steps"]), (&"train".into(), &10.into()));
+    assert_eq!(report["adapter"]["base_quantization"]["kind"], "nf4");
+    assert!(report["memory"]["device_total_peak_bytes"].as_u64().unwrap() > 0);
+    let planned = report["memory"]["planned_bytes"].as_u64().unwrap();
+    let peak = report["memory"]["device_total_peak_bytes"].as_u64().unwrap();
+    assert!(peak <= planned, "peak {peak} of planned {planned}");
+    let events = std::fs::read_dir(attempt.output("tensorboard")).unwrap().count();
+    assert_eq!(events, 1);
+    let config: Value = serde_json::from_slice(&attempt.read("adapter/adapter_config.json")).unwrap();
+    assert_eq!((&config["r"], &config["peft_type"]), (&4.into(), &"LORA".into()));
+}
+
+#[test]
+fn a_stopped_training_keeps_a_checkpoint() {
+    let Some(attempt) = attempt(&document("lora", 42)) else { return };
+    attempt.context.stop.set();
+    assert!(matches!(attempt.run(), Err(WorkloadError::Stopped)));
+    assert!(!attempt.output("report.json").exists());
+}
+
+#[test]
+fn a_checkpoint_of_other_data_is_refused() {
+    let Some(whole) = attempt(&document("lora", 42)) else { return };
+    whole.run().unwrap();
+    let mut other = attempt(&document("lora", 42)).unwrap();
+    let data = other.root.path().join("input/data.train/train.jsonl");
+    let text = std::fs::read_to_string(&data).unwrap();
+    std::fs::write(&data, text.replacen("score", "score ", 0) + "\n\n").unwrap();
+    other.resume_from(&whole.context.folders.checkpoints.join("step-2"));
+    let message = other.run().unwrap_err().to_string();
+    assert!(message.contains("the training data has the SHA-256"), "{message}");
+}
+
+#[test]
+fn memory_that_does_not_fit_is_refused_with_the_figure() {
+    let Some(mut attempt) = attempt(&document("lora", 42)) else { return };
+    attempt.context.spec.assignment.memory = Bytes(50 << 20);
+    let error = attempt.run().unwrap_err();
+    assert!(matches!(error, WorkloadError::Memory { .. }), "{error}");
+    assert!(error.to_string().contains("it has 50MiB"), "{error}");
+}
+
+#[test]
+fn a_learning_rate_that_explodes_ends_as_numerics() {
+    let text = document("lora", 42).replace("learning_rate = 1e-3", "learning_rate = 9.9");
+    let text =
+        text.replace("every = \"2 steps\"", "every = \"1 steps\"").replace("epochs = 2", "epochs = 40");
+    let Some(attempt) = attempt(&text) else { return };
+    match attempt.run() {
+        Ok(()) => {}
+        Err(error) => {
+            let reason = crate::failure::workload_reason(&error);
+            assert_eq!(reason, motley_scheduler_core::failure::FailureReason::Numerics, "{error}");
+        }
+    }
+}
