@@ -1,6 +1,8 @@
 //! Measures products with prepared weights: GFLOP/s and the share of the processor's multiply-add peak, which is
 //! measured in the same run. `cargo run --release -p motley-backends --example products [threads]`
 
+#![allow(clippy::print_stdout)] // the table is what it is for
+
 use std::time::Instant;
 
 use motley_backends::{

@@ -1,8 +1,16 @@
 //! The encoder against values of another implementation, and its promise of equal bits.
 
+// Helpers of tests fail by panicking too.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
-use motley_ops::{LoadOptions, Quantization, TokenizedText};
+use std::collections::BTreeMap;
+
+use motley_kernels::nf4;
+use motley_ops::{Adapter, LoadOptions, LoraConfig, Quantization, Targets, TokenizedText};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{Model, json_lines, shared};
 
@@ -62,5 +70,57 @@ fn a_text_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads() {
         let backwards = single.embed(&reversed).unwrap();
         let turned: Vec<f32> = backwards.chunks(384).rev().flatten().copied().collect();
         assert!(turned == all, "reversed order on one thread differs");
+    }
+}
+
+/// The model's weight file with the linear layers of `replaced` in place of its own.
+fn weight_file(model: &Model, replaced: &[(String, [usize; 2], Vec<f32>)]) -> Vec<u8> {
+    let file = SafeTensors::deserialize(&model.weights).unwrap();
+    let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = file
+        .iter()
+        .map(|(name, view)| (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+        .collect();
+    for (name, shape, values) in replaced {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let before = tensors.insert(name.clone(), (Dtype::F32, shape.to_vec(), bytes));
+        assert!(before.is_some(), "{name} is no tensor of the model");
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn a_quantized_base_computes_what_its_dequantized_weights_compute() {
+    let Some((model, texts, _)) = reference() else { return };
+    for double in [false, true] {
+        let options = LoadOptions { quantization: Some(Quantization { double }), ..LoadOptions::default() };
+        let mut quantized = model.load(2, &options);
+        let lora = LoraConfig {
+            rank: 1,
+            alpha: 1.0,
+            dropout: 0.0,
+            rank_stabilized: false,
+            targets: Targets::AllLinear,
+        };
+        let wanted = quantized.embed(&texts).unwrap();
+        quantized.attach(Adapter::new(&quantized, &lora, 1).unwrap());
+        let weights: Vec<_> = quantized.merged_weights().unwrap().map(Result::unwrap).collect();
+        let original = SafeTensors::deserialize(&model.weights).unwrap();
+        for (name, _, values) in &weights {
+            let bytes = original.tensor(name).unwrap();
+            let bytes = bytes.data().chunks_exact(4);
+            let source: Vec<f32> = bytes.map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+            let (codes, absmax) = nf4::quantize(&source);
+            let absmax = if double { nf4::DoubleQuantized::new(&absmax).absmax() } else { absmax };
+            assert!(*values == nf4::dequantize(&codes, &absmax, source.len()), "{name}");
+        }
+        let mut plain = model.clone();
+        plain.weights = weight_file(&model, &weights);
+        let got = plain.load(2, &LoadOptions::default()).embed(&texts).unwrap();
+        let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        eprintln!("double {double}: {worst:e}");
+        assert!(worst < 1e-6, "double {double}: {worst:e}");
     }
 }

@@ -9,12 +9,11 @@ const ROWS_A_TASK: usize = 32;
 pub(super) fn forward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
     let x = call.read::<f32>();
-    let parameters = (call.read::<f32>(), call.read::<f32>());
-    let (y, mean, reciprocal) = (call.write(), call.write(), call.write());
     let (rows, hidden) = (args.rows as usize, args.hidden as usize);
-    let statistics = interleave(rows);
+    let parameters = (&call.read::<f32>()[..hidden], &call.read::<f32>()[..hidden]);
+    let (y, mean, reciprocal) = (call.write(), call.write(), call.write());
     let y = &mut y[..rows * hidden];
-    let mut statistics = statistics;
+    let mut statistics = vec![[0.0; 2]; rows];
     let piece = ROWS_A_TASK * hidden.max(1);
     call.workers.pieces_of_two((y, piece), (&mut statistics, ROWS_A_TASK), |task, y, statistics| {
         let start = task * piece;
@@ -27,10 +26,10 @@ pub(super) fn residual_forward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
     let x: &mut [f32] = call.write();
     let residual = call.read::<f32>();
-    let parameters = (call.read::<f32>(), call.read::<f32>());
-    let (y, mean, reciprocal) = (call.write::<f32>(), call.write(), call.write());
     let (rows, hidden) = (args.rows as usize, args.hidden as usize);
-    let mut statistics = interleave(rows);
+    let parameters = (&call.read::<f32>()[..hidden], &call.read::<f32>()[..hidden]);
+    let (y, mean, reciprocal) = (call.write::<f32>(), call.write(), call.write());
+    let mut statistics = vec![[0.0; 2]; rows];
     let piece = ROWS_A_TASK * hidden.max(1);
     let mut joint: Vec<(&mut [f32], &mut [[f32; 2]])> = Vec::new();
     for pair in y[..rows * hidden].chunks_mut(piece).zip(statistics.chunks_mut(ROWS_A_TASK)) {
@@ -47,9 +46,9 @@ pub(super) fn residual_forward(call: &mut Call<'_>) {
 
 pub(super) fn backward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
-    let (dy, x, gamma) = (call.read::<f32>(), call.read::<f32>(), call.read::<f32>());
-    let (mean, reciprocal) = (call.read::<f32>(), call.read::<f32>());
     let hidden = args.hidden as usize;
+    let (dy, x, gamma) = (call.read::<f32>(), call.read::<f32>(), &call.read::<f32>()[..hidden]);
+    let (mean, reciprocal) = (call.read::<f32>(), call.read::<f32>());
     let dx = &mut call.write::<f32>()[..args.rows as usize * hidden];
     call.workers.pieces(dx, ROWS_A_TASK * hidden.max(1), |task, piece| {
         for (r, dx) in piece.chunks_exact_mut(hidden).enumerate() {
@@ -58,10 +57,6 @@ pub(super) fn backward(call: &mut Call<'_>) {
             backward_row(&dy[span.clone()], &x[span], gamma, (mean[row], reciprocal[row]), dx);
         }
     });
-}
-
-fn interleave(rows: usize) -> Vec<[f32; 2]> {
-    vec![[0.0; 2]; rows]
 }
 
 fn separate(statistics: &[[f32; 2]], mean: &mut [f32], reciprocal: &mut [f32]) {

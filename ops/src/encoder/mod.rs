@@ -98,6 +98,9 @@ struct Layer {
 /// of a CPU), and products have enough rows to run at full speed.
 const EMBED_TOKENS: usize = 1024;
 
+/// Name without prefix, [out, in], values.
+pub type MergedWeight = (String, [usize; 2], Vec<f32>);
+
 impl Encoder {
     /// Reads a model's files and brings its weights to the device.
     ///
@@ -196,7 +199,7 @@ impl Encoder {
     ///
     /// # Errors
     /// No adapter is attached; the device failed.
-    pub fn merged_weights(&self) -> Result<impl Iterator<Item = Result<(String, [usize; 2], Vec<f32>)>>> {
+    pub fn merged_weights(&self) -> Result<impl Iterator<Item = Result<MergedWeight>>> {
         let adapter = self.adapter.as_ref().ok_or(Error::NoAdapter)?;
         let flat = adapter.parameters()?;
         let places = (0..self.layers.len()).flat_map(|layer| Role::ALL.map(|role| (layer, role)));

@@ -129,7 +129,7 @@ impl ModelConfig {
             format!("hidden_size {} is no multiple of num_attention_heads {}", self.hidden, self.heads)
         } else if self.position_rows <= self.position_first {
             format!("max_position_embeddings {} leaves no position", self.position_rows)
-        } else if !(self.layer_norm_epsilon > 0.0) {
+        } else if self.layer_norm_epsilon.is_nan() || self.layer_norm_epsilon <= 0.0 {
             format!("layer_norm_eps {} is not positive", self.layer_norm_epsilon)
         } else if !(0.0..1.0).contains(&self.hidden_dropout) || !(0.0..1.0).contains(&self.attention_dropout)
         {

@@ -13,6 +13,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 const MAX_LENGTH: usize = 256;
 
 /// A model folder, read whole.
+#[derive(Clone)]
 pub struct Model {
     pub config: String,
     pub pooling: String,
