@@ -318,7 +318,7 @@ fn every_history_can_be_replayed_and_every_job_ends() {
         assert!(world.cluster.nodes().iter().all(|node| node.state == NodeState::Ready));
         seen.extend(world.journal.iter().map(Change::name));
     }
-    assert_eq!(seen.len(), 13, "the histories meet every change: {seen:?}");
+    assert_eq!(seen.len(), 14, "the histories meet every change: {seen:?}");
 }
 
 #[test]

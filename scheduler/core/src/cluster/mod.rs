@@ -199,6 +199,11 @@ pub enum Change {
     TokenExpired {
         secret_hash: ContentHash,
     },
+    /// The node came back before the job got another place: the attempt goes on under its old lease.
+    AttemptRevived {
+        attempt: AttemptId,
+        at: Moment,
+    },
 }
 
 impl Change {
@@ -218,6 +223,7 @@ impl Change {
             Change::TokenAdded { .. } => "TokenAdded",
             Change::TokenUsed { .. } => "TokenUsed",
             Change::TokenExpired { .. } => "TokenExpired",
+            Change::AttemptRevived { .. } => "AttemptRevived",
         }
     }
 }

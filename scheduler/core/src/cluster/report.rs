@@ -2,7 +2,7 @@
 
 use super::live::{LiveAttempt, LiveNode};
 use super::machine::Cluster;
-use super::state::step;
+use super::state::{Attempt, JobPhase, step};
 use super::{Action, Change, Handled};
 use crate::artifact::ArtifactRef;
 use crate::failure::FailureReason;
@@ -139,6 +139,10 @@ impl Cluster {
     /// Takes in where an attempt is; false when its lease is over, which the agent is told.
     fn note(&mut self, out: &mut Handled, node: NodeId, report: &AttemptReport) -> bool {
         let (id, now) = (report.attempt, self.live.now);
+        if self.is_revivable(node, id, report.epoch) {
+            self.record(out, Change::AttemptRevived { attempt: id, at: now });
+            self.live.attempts.insert(id, LiveAttempt::sent(now));
+        }
         let Some((_, attempt)) = self.current(node, id, report.epoch) else {
             // An end that is recorded already needs no second word than that.
             let message = if self.ended_by_report(node, id, report.epoch) {
@@ -162,6 +166,27 @@ impl Cluster {
             self.job_changed(out, id.job);
         }
         true
+    }
+
+    /// Given up with its node, but the job still waits and the place is free: nothing newer stands against its
+    /// lease, so what the runner computed meanwhile (`keep_running`) is not lost.
+    fn is_revivable(&self, node: NodeId, id: AttemptId, epoch: Epoch) -> bool {
+        let Some(job) = self.state.jobs.get(&id.job) else { return false };
+        let Some(attempt) = job.attempts.last().filter(|_| job.attempts.len() == id.number as usize) else {
+            return false;
+        };
+        let node_lost = attempt.ended.is_some_and(|(_, reason)| reason == Some(FailureReason::NodeLost));
+        let waits = matches!(job.phase, JobPhase::Waiting { .. }) && job.cancel_asked.is_none();
+        waits && node_lost && self.was_leased(node, id, epoch) && self.has_room(attempt)
+    }
+
+    fn has_room(&self, attempt: &Attempt) -> bool {
+        let facts = self.state.nodes.get(&attempt.node).and_then(|node| node.facts.as_ref());
+        let devices = facts.map_or(&[][..], |facts| &facts.devices);
+        let leased = self.state.leased.get(&(attempt.node, attempt.device)).map_or(0, |(memory, _)| memory.0);
+        devices.iter().any(|device| {
+            device.index == attempt.device && leased.saturating_add(attempt.memory.0) <= device.memory.0
+        })
     }
 
     fn still_leased(&mut self, out: &mut Handled, node: NodeId, attempt: AttemptId, epoch: Epoch) -> bool {

@@ -153,6 +153,7 @@ impl State {
                 let record = self.tokens.remove(secret_hash);
                 record.map(|_| ()).ok_or_else(|| missing(change, "a token".to_owned()))
             }
+            Change::AttemptRevived { attempt, at: _ } => self.revive(*attempt, change),
         }
     }
 
@@ -181,9 +182,23 @@ impl State {
         }
         lease.resume = job.checkpoints.last().copied();
         job.attempts.push(lease);
+        self.occupy(place, memory);
+        self.set_phase(id.job, JobPhase::Active, change)
+    }
+
+    fn revive(&mut self, id: AttemptId, change: &Change) -> Result<(), ReplayError> {
+        let attempt = self.attempt(id, change)?;
+        let (place, memory) = ((attempt.node, attempt.device), attempt.memory);
+        if attempt.ended.take().is_none() {
+            return Err(duplicate(change, format!("attempt {id}")));
+        }
+        self.occupy(place, memory);
+        self.set_phase(id.job, JobPhase::Active, change)
+    }
+
+    fn occupy(&mut self, place: (NodeId, u32), memory: Bytes) {
         let entry = self.leased.entry(place).or_default();
         *entry = (Bytes(entry.0.0.saturating_add(memory.0)), entry.1 + 1);
-        self.set_phase(id.job, JobPhase::Active, change)
     }
 
     fn end_attempt(

@@ -178,3 +178,36 @@ fn scheduler_that_slept_blames_nobody() {
     fleet.wait(61);
     assert_eq!(state_of(&fleet, node), NodeState::Lost);
 }
+
+#[test]
+fn node_that_comes_back_in_time_goes_on_with_its_attempt() {
+    let mut fleet = Fleet::of(&[4, 3]);
+    fleet.wait_beating(60, &[(NodeId(1), vec![]), (NodeId(2), vec![])]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    let run = fleet.run(&start, node);
+    // The other node has too little memory, so the job waits.
+    fleet.wait_beating(100, &[(NodeId(2), vec![])]);
+    assert_eq!(fleet.view(job).state, JobState::Queued);
+    let actions = fleet.report(node, 4, &[run]);
+    let lease = Span::from_seconds(30);
+    let renewed = ToAgent::LeaseRenewed { attempts: vec![(start.attempt, start.epoch)], lease };
+    assert!(told(&actions, node, &renewed), "{actions:?}");
+    let view = fleet.view(job);
+    assert_eq!((view.state, view.attempts.len(), view.attempts[0].reason), (JobState::Running, 1, None));
+    fleet.end(node, &start, Outcome::Succeeded);
+    assert_eq!(fleet.view(job).state, JobState::Succeeded);
+}
+
+#[test]
+fn cancelled_job_of_a_lost_node_is_not_revived() {
+    let mut fleet = Fleet::of(&[4]);
+    let (job, actions) = fleet.submit();
+    let (node, start) = one_start(&actions);
+    let run = fleet.run(&start, node);
+    fleet.wait(100);
+    fleet.cancel(job);
+    let actions = fleet.report(node, 4, &[run]);
+    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: start.epoch }));
+    assert_eq!(fleet.view(job).state, JobState::Cancelled);
+}
