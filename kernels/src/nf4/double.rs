@@ -62,8 +62,8 @@ impl DoubleQuantized {
         let (mut codes, mut nested_absmax) = (vec![], vec![]);
         for block in centred.chunks(NESTED_BLOCK) {
             let largest = block.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-            let scale = |v: &f32| if largest > 0.0 { v / largest } else { 0.0 };
-            codes.extend(block.iter().map(|v| nearest(scale(v))));
+            let reciprocal = 1.0 / largest;
+            codes.extend(block.iter().map(|v| if largest > 0.0 { code(v * reciprocal) } else { 0 }));
             nested_absmax.push(largest);
         }
         DoubleQuantized { codes, nested_absmax, offset }
@@ -81,10 +81,20 @@ impl DoubleQuantized {
     }
 }
 
-/// Index of the nearest value of the map; of two equally near, the lower.
-fn nearest(x: f32) -> u8 {
-    let map = dynamic_map();
-    let above = map.partition_point(|v| *v < x).min(255);
-    let below = above.saturating_sub(1);
-    if (x - map[below]).abs() <= (map[above] - x).abs() { below as u8 } else { above as u8 }
+/// Steps of the grid on [−1, 1] that a scaled value is rounded to before its code is chosen.
+const GRID: usize = 65536;
+
+/// Code of a scaled value: the nearest of the map to the nearest point of the grid; of two equally near, the lower.
+/// The grid, hence now and then the neighbour of the nearest, is how bitsandbytes' CPU kernel chooses; its bits are
+/// the reference.
+fn code(scaled: f32) -> u8 {
+    static CODES: OnceLock<Box<[u8]>> = OnceLock::new();
+    let codes = CODES.get_or_init(|| {
+        let map = dynamic_map();
+        let midpoints: Vec<f32> = map.windows(2).map(|pair| 0.5 * (pair[0] + pair[1])).collect();
+        let point = |i: usize| -1.0 + (2.0 * i as f32) / (GRID - 1) as f32;
+        (0..GRID).map(|i| midpoints.partition_point(|m| *m < point(i)) as u8).collect()
+    });
+    let index = (scaled.clamp(-1.0, 1.0) + 1.0) * 0.5 * (GRID - 1) as f32 + 0.5;
+    codes[index as usize]
 }
