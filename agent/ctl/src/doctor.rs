@@ -369,9 +369,13 @@ mod tests {
     #[test]
     fn a_closed_port_is_told_from_an_open_one() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}/", listener.local_addr().unwrap());
-        assert_eq!(reach(&endpoint), Ok(()));
-        drop(listener);
-        assert!(reach(&endpoint).is_err());
+        let endpoint = |address: std::net::SocketAddr| format!("http://{address}/");
+        assert_eq!(reach(&endpoint(listener.local_addr().unwrap())), Ok(()));
+        // Bound, so that nobody else can have the port, but never listening.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _guard = runtime.enter();
+        let closed = tokio::net::TcpSocket::new_v4().unwrap();
+        closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(reach(&endpoint(closed.local_addr().unwrap())).is_err());
     }
 }

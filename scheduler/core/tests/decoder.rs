@@ -100,7 +100,7 @@ fn corpus_is_accepted() {
 
 #[test]
 fn lying_lengths_are_refused_without_the_memory_they_claim() {
-    // bincode's marker of an eight-byte number, then 2^40 and the largest there is.
+    // The codec's marker of an eight-byte number, then 2^40 and the largest there is.
     for lie in [1u64 << 40, u64::MAX, 1 << 25] {
         let lie = [&[253u8][..], &lie.to_le_bytes()].concat();
         for (name, bytes) in corpus() {

@@ -1,5 +1,6 @@
 //! What follows from nothing but time: nodes fall silent, tokens expire, pauses end.
 
+use super::live::LiveNode;
 use super::machine::Cluster;
 use super::state::JobPhase;
 use super::{Action, Handled};
@@ -7,6 +8,7 @@ use crate::failure::FailureReason;
 use crate::id::{AttemptId, NodeId};
 use crate::unit::Moment;
 use crate::wire::agent::{Outcome, ToAgent};
+use crate::wire::client::NodeState;
 
 impl Cluster {
     /// When [`super::Event::Tick`] is due; `None`: not before something else happens. Sometimes a little early,
@@ -76,11 +78,18 @@ impl Cluster {
         }
     }
 
-    /// An agent that beats but never names an attempt has lost it.
+    /// An agent that beats but never names an attempt has lost it. A node that says nothing at all is another matter:
+    /// its attempts wait with it.
     fn end_silent_attempts(&mut self, out: &mut Handled) {
         let now = self.live.now;
-        let silent = self.live.attempts.iter().filter(|(id, _)| self.on_reporting_node(**id));
-        let silent = silent.filter(|(_, live)| now >= live.heard.after(self.clocks.lost_after));
+        let speaks = |id| {
+            self.reporting_node(id).is_some_and(|node| node.state(&self.clocks, now) == NodeState::Ready)
+        };
+        let silent = self
+            .live
+            .attempts
+            .iter()
+            .filter(|(id, live)| now >= live.heard.after(self.clocks.lost_after) && speaks(**id));
         let silent: Vec<AttemptId> = silent.map(|(id, _)| *id).collect();
         for id in silent {
             let current = self.state.jobs.get(&id.job).and_then(|job| job.current(id.job));
@@ -109,8 +118,11 @@ impl Cluster {
     }
 
     fn on_reporting_node(&self, id: AttemptId) -> bool {
-        let attempt = self.state.jobs.get(&id.job).and_then(|job| job.attempt(id.number));
-        let node = attempt.and_then(|attempt| self.live.nodes.get(&attempt.node));
-        node.is_some_and(|node| node.reported)
+        self.reporting_node(id).is_some()
+    }
+
+    fn reporting_node(&self, id: AttemptId) -> Option<&LiveNode> {
+        let attempt = self.state.jobs.get(&id.job).and_then(|job| job.attempt(id.number))?;
+        self.live.nodes.get(&attempt.node).filter(|node| node.reported)
     }
 }

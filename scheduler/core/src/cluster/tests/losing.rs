@@ -25,10 +25,12 @@ fn silent_node_is_suspect_then_lost_and_its_job_moves() {
     assert_eq!(fleet.view(job).attempts[0].reason, Some(FailureReason::NodeLost));
     // Back again: its attempt is fenced off, and what it says of the end is not believed.
     let actions = fleet.report(node, 4, &[run]);
-    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: start.epoch }));
+    let stale = ToAgent::Stale { attempt: start.attempt, epoch: start.epoch };
+    assert!(told(&actions, node, &stale), "{actions:?}");
     assert_eq!(state_of(&fleet, node), NodeState::Ready);
     let actions = fleet.end(node, &start, Outcome::Succeeded);
-    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: start.epoch }));
+    let stale = ToAgent::Stale { attempt: start.attempt, epoch: start.epoch };
+    assert!(told(&actions, node, &stale), "{actions:?}");
     assert!(told(&actions, node, &ToAgent::EndRecorded { attempt: start.attempt, epoch: start.epoch }));
     assert_eq!(fleet.view(job).state, JobState::Placing);
 }
@@ -94,7 +96,8 @@ fn start_that_was_lost_on_the_way_is_said_again() {
     assert_eq!(again, start);
     // And when the agent never takes it up, another attempt follows.
     let actions = fleet.wait_beating(33, &[(node, vec![])]);
-    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: start.epoch }));
+    let stale = ToAgent::Stale { attempt: start.attempt, epoch: start.epoch };
+    assert!(told(&actions, node, &stale), "{actions:?}");
     assert_eq!(one_start(&actions).1.attempt.number, 2);
 }
 
@@ -208,6 +211,7 @@ fn cancelled_job_of_a_lost_node_is_not_revived() {
     fleet.wait(100);
     fleet.cancel(job);
     let actions = fleet.report(node, 4, &[run]);
-    assert!(told(&actions, node, &ToAgent::Stale { attempt: start.attempt, epoch: start.epoch }));
+    let stale = ToAgent::Stale { attempt: start.attempt, epoch: start.epoch };
+    assert!(told(&actions, node, &stale), "{actions:?}");
     assert_eq!(fleet.view(job).state, JobState::Cancelled);
 }
