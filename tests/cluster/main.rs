@@ -6,6 +6,7 @@
 mod bad_data;
 mod bad_input;
 mod embedded;
+mod full_disk;
 mod jobs;
 mod kills;
 mod strangers;

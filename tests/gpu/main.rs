@@ -17,6 +17,6 @@ fn what_needs_an_accelerator_is_said_to_be_skipped() {
     let why =
         if driver { "a driver is there, this version has no backend for it" } else { "no accelerator here" };
     for what in WAITING {
-        eprintln!("skipped: {what} ({why})");
+        motley_tests::say_skipped(&format!("{what} ({why})"));
     }
 }

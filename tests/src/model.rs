@@ -1,9 +1,9 @@
-//! Models for tests: the one that `MOTLEY_TEST_MODEL` names, or a tiny random BERT made here.
+//! A model for tests: a tiny random BERT made here.
 //!
-//! The tiny one has everything a sentence-transformers folder has (config, tokenizer, pooling, weights), random
+//! It has everything a sentence-transformers folder has (config, tokenizer, pooling, weights), random
 //! weights from a fixed seed, and no meaning: good for faults, not for figures.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -21,17 +21,6 @@ pub const WORDS: [&str; 40] = [
     "high", "low", "new", "old",
 ];
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-
-/// The real model of this environment, if there is one.
-pub fn real() -> Option<PathBuf> {
-    let folder = PathBuf::from(std::env::var_os("MOTLEY_TEST_MODEL")?);
-    folder.join("model.safetensors").is_file().then_some(folder)
-}
-
-/// Says why a test that needs the real model does nothing.
-pub fn say_skipped(what: &str) {
-    eprintln!("skipped: {what} (MOTLEY_TEST_MODEL names no model folder)");
-}
 
 /// Writes the tiny model into `folder`.
 pub fn write_tiny(folder: &Path) {

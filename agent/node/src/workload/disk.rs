@@ -15,7 +15,7 @@ pub struct DiskError {
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "\nhint: the disk is full; free some space and run again, it continues from the last checkpoint"
+            "\nhint: the disk is full; free some space there and run it again"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "\nhint: the folder must be writable"
