@@ -5,7 +5,7 @@ use safetensors::SafeTensorError;
 /// An error of this crate; one variant for each thing a caller could do differently.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{file} is malformed: {problem}")]
+    #[error("{file} is malformed: {problem}\nhint: take the whole model folder from its source again")]
     Malformed { file: &'static str, problem: String },
     #[error(
         "model type {found} is not supported\nhint: supported are {supported}; choose a model of one of these"
@@ -13,19 +13,28 @@ pub enum Error {
     UnsupportedModel { found: String, supported: &'static str },
     #[error("{file}: {setting} = {found} is not supported\nhint: supported is {supported}")]
     UnsupportedSetting { file: &'static str, setting: String, found: String, supported: &'static str },
-    #[error("weight file is not safetensors: {0}")]
+    #[error("weight file is not safetensors: {0}\nhint: take the whole model folder from its source again")]
     WeightFile(SafeTensorError),
     #[error("weights have no tensor {name}\nhint: the weight file does not belong to this config.json")]
     MissingTensor { name: String },
-    #[error("tensor {name} has shape {found:?}, {expected:?} is needed")]
+    #[error(
+        "tensor {name} has shape {found:?}, {expected:?} is needed\n\
+         hint: weights and config.json come from different models; take both from one folder"
+    )]
     TensorShape { name: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor {name} has dtype {found}, supported are F32, F16 and BF16")]
+    #[error(
+        "tensor {name} has dtype {found}, supported are F32, F16 and BF16\nhint: save the model as one of these"
+    )]
     TensorDtype { name: String, found: String },
     #[error("adapter target {target} matches no module\nhint: modules are {candidates}, or all-linear")]
     UnknownTarget { target: String, candidates: String },
-    #[error("adapter {setting} is {found}, {expected} is needed")]
+    #[error(
+        "adapter {setting} is {found}, {expected} is needed\nhint: the adapter was made for another model or by another method"
+    )]
     AdapterSetting { setting: &'static str, found: String, expected: &'static str },
-    #[error("adapter tensor {name} fits no linear layer of this model")]
+    #[error(
+        "adapter tensor {name} fits no linear layer of this model\nhint: the adapter was made for another model"
+    )]
     AdapterTensor { name: String },
     #[error("no adapter is attached")]
     NoAdapter,

@@ -138,10 +138,10 @@ fn compute_reason(error: &motley_ops::Error) -> FailureReason {
         | Error::UnknownTarget { .. }
         | Error::AdapterSetting { .. }
         | Error::AdapterTensor { .. }
+        | Error::TokenOutOfRange { .. }
         | Error::Setting { .. } => FailureReason::UserError,
         Error::NoAdapter
         | Error::TextLength { .. }
-        | Error::TokenOutOfRange { .. }
         | Error::NoRows
         | Error::State { .. }
         | Error::EmbeddingCount { .. } => FailureReason::Internal,

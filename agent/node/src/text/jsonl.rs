@@ -18,7 +18,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 pub enum DataError {
     #[error("{file}: cannot be opened: {source}\nhint: paths are relative to the job document")]
     Open { file: String, source: io::Error },
-    #[error("{file} line {line}: cannot be read: {source}")]
+    #[error("{file} line {line}: cannot be read: {source}\nhint: check the disk, then run again")]
     Read { file: String, line: u64, source: io::Error },
     #[error("{place}: not UTF-8 text\nhint: convert the file to UTF-8")]
     NotUtf8 { place: Place },
@@ -26,9 +26,12 @@ pub enum DataError {
     LineTooLong { place: Place, limit: u64 },
     #[error("{place}: not a JSON object: {message}\nhint: one JSON object a line")]
     NotJson { place: Place, message: String },
-    #[error("{place}: field `{field}` is missing; the row has: {present}")]
+    #[error(
+        "{place}: field `{field}` is missing; the row has: {present}\n\
+         hint: docs/job-documents.md lists the fields of a row"
+    )]
     MissingField { place: Place, field: String, present: String },
-    #[error("{place}: field `{field}` is {found}, not {expected}")]
+    #[error("{place}: field `{field}` is {found}, not {expected}\nhint: mend or drop the row")]
     WrongType { place: Place, field: String, expected: &'static str, found: String },
     #[error(
         "{place}: field `{field}` is an empty text\nhint: drop the row; an empty text has no meaning to learn"
@@ -36,7 +39,7 @@ pub enum DataError {
     EmptyText { place: Place, field: String },
     #[error("{place}: {message}\nhint: {hint}")]
     Unusable { place: Place, message: String, hint: &'static str },
-    #[error("{file}: holds no rows")]
+    #[error("{file}: holds no rows\nhint: one JSON object a line; is it the right file?")]
     NoRows { file: String },
 }
 

@@ -57,6 +57,11 @@ impl TextTokenizer {
         }
         tokenizer.with_truncation(None).map_err(unreadable)?;
         let template = Template::read(&tokenizer)?;
+        // The post-processor writes its ids as they stand in the file, whatever the vocabulary says.
+        let foreign = template.before.iter().chain(&template.after).find(|id| **id as usize >= vocabulary);
+        if let Some(&id) = foreign {
+            return Err(TextError::Mismatch { id, rows: vocabulary });
+        }
         let least = template.length() + 1;
         if settings.max_length < least || settings.max_length > settings.positions {
             let (asked, most) = (settings.max_length, settings.positions);
@@ -263,6 +268,9 @@ mod tests {
     fn a_tokenizer_of_another_model_is_refused() {
         let message = TextTokenizer::new(&small_file(), settings(6), 8).unwrap_err().to_string();
         assert!(message.contains("ids up to 8") && message.contains("8 tokens"), "{message}");
+        let template = String::from_utf8(small_file()).unwrap().replace("\"ids\":[3]", "\"ids\":[9999]");
+        let message = TextTokenizer::new(template.as_bytes(), settings(6), 9).unwrap_err().to_string();
+        assert!(message.contains("ids up to 9999") && message.contains("9 tokens"), "{message}");
         let message = TextTokenizer::new(b"{}", settings(6), 9).unwrap_err().to_string();
         assert!(message.starts_with("tokenizer.json is not usable"), "{message}");
         for length in [0, 2, 513] {

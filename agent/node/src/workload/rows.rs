@@ -53,6 +53,9 @@ pub(crate) enum RowForm {
     Positives,
 }
 
+/// The text's place in its row is 8 bits in the key of every random draw.
+const TEXTS_PER_ROW_MAX: usize = 256;
+
 /// Row numbers are 32-bit in the key of every random draw.
 const ROWS_MAX: usize = u32::MAX as usize;
 
@@ -164,6 +167,10 @@ fn training_row(row: &Row, form: RowForm) -> Result<TrainingRow, DataError> {
         for field in ["negative", "negatives"].into_iter().filter(|field| row.has(field)) {
             texts.extend(row.texts(field)?.into_iter().map(str::to_owned));
         }
+        if texts.len() > TEXTS_PER_ROW_MAX {
+            let message = format!("the row has {} texts, a row takes {TEXTS_PER_ROW_MAX}", texts.len());
+            return Err(unusable(message, "spread the negatives over several rows of the same anchor"));
+        }
         if row.has("label") && !row.label("label")? {
             let message =
                 "label is 0, but loss `infonce` takes every row as a pair that belongs together".to_owned();
@@ -203,6 +210,20 @@ mod tests {
         let path = folder.path().join("x.jsonl");
         std::fs::write(&path, content).unwrap();
         RowFile::open(&path, "data/train.jsonl", form)
+    }
+
+    #[test]
+    fn a_row_of_too_many_negatives_is_named() {
+        let negatives = |count: usize| vec!["\"n\""; count].join(", ");
+        let row = |count| {
+            format!("{{\"anchor\": \"a\", \"positive\": \"b\", \"negatives\": [{}]}}\n", negatives(count))
+        };
+        assert_eq!(open(&row(254), RowForm::Positives).unwrap().texts_per_row(), 256);
+        let error = open(&(row(1) + &row(255)), RowForm::Positives).unwrap_err().to_string();
+        assert!(
+            error.contains("line 2") && error.contains("257 texts") && error.contains("hint:"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DocumentError {
     /// Not TOML at all.
-    #[error("line {line}: {message}")]
+    #[error(
+        "line {line}: {message}\nhint: a job document is TOML; texts stand in quotes, tables begin with [name]"
+    )]
     Syntax { line: usize, message: String },
 
     /// A key that no document has.
@@ -22,7 +24,9 @@ pub enum DocumentError {
     #[error("line {line}: `{key}` is missing\nhint: add {remedy}")]
     MissingKey { line: usize, key: String, remedy: String },
 
-    #[error("line {line}: `{key}` has to be {expected}, not {found}")]
+    #[error(
+        "line {line}: `{key}` has to be {expected}, not {found}\nhint: docs/job-documents.md has every key with what it takes"
+    )]
     WrongType { line: usize, key: String, expected: String, found: &'static str },
 
     /// A value of the right type that is not possible.
