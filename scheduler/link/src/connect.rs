@@ -14,7 +14,7 @@ use motley_scheduler_core::wire::{ALPN_JOIN, VERSION, VERSION_MIN};
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::task::JoinSet;
 
-use crate::settings::{self, DIAL_SECONDS, FIRST_MESSAGE_SECONDS, REPLY_SECONDS};
+use crate::settings::{self, DIAL_SECONDS, DIAL_TRY_SECONDS, FIRST_MESSAGE_SECONDS, REPLY_SECONDS};
 use crate::tls::{self, SERVER_NAME};
 use crate::{Identity, Link, LinkError, Token, channel};
 
@@ -116,6 +116,7 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, LinkError> {
     Ok(found.collect())
 }
 
+/// Tries one address until it answers, says no, or the time is up.
 async fn dial_one(
     address: String,
     remote: SocketAddr,
@@ -131,18 +132,48 @@ async fn dial_one(
     let runtime = Arc::new(quinn::TokioRuntime);
     let endpoint = quinn::Endpoint::new(settings::endpoint(), None, socket, runtime)
         .map_err(|error| unreachable(&error))?;
-    let connecting =
-        endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| unreachable(&error))?;
-    let limit = Duration::from_secs(DIAL_SECONDS);
-    let connection = match tokio::time::timeout(limit, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
-            return Err(unreachable(&format!("no answer within {DIAL_SECONDS} s")));
-        }
-        Ok(Err(error)) => return Err(channel::closed(error)),
+    let connection = tokio::select! {
+        connection = try_often(&endpoint, config, remote) => connection?,
+        error = nobody_listens(any, remote) => Err(unreachable(&error))?,
     };
+    let connection = connection.ok_or_else(|| unreachable(&format!("no answer within {DIAL_SECONDS} s")))?;
     let frame = Limit::of_alpn(alpn).expect("only the four names of ours are dialed");
     Ok(Link { connection, frame, endpoint: Some(endpoint) })
+}
+
+/// `None` is silence, try after try.
+async fn try_often(
+    endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
+    remote: SocketAddr,
+) -> Result<Option<quinn::Connection>, LinkError> {
+    for _ in 0..DIAL_SECONDS / DIAL_TRY_SECONDS {
+        let connecting = endpoint.connect_with(config.clone(), remote, SERVER_NAME).map_err(|error| {
+            LinkError::Unreachable { address: remote.to_string(), reason: error.to_string() }
+        })?;
+        match tokio::time::timeout(Duration::from_secs(DIAL_TRY_SECONDS), connecting).await {
+            Ok(Ok(connection)) => return Ok(Some(connection)),
+            Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {}
+            Ok(Err(error)) => return Err(channel::closed(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Returns when the kernel at the other end says that the port is closed, which quinn does not listen to; never
+/// otherwise. One byte is no QUIC packet, and a scheduler drops it.
+async fn nobody_listens(any: SocketAddr, remote: SocketAddr) -> std::io::Error {
+    let probe = async {
+        let socket = tokio::net::UdpSocket::bind(any).await?;
+        socket.connect(remote).await?;
+        socket.send(&[0]).await?;
+        socket.recv(&mut [0]).await
+    };
+    match probe.await {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => error,
+        // Firewalls and networks without a way back say nothing, or something else: the handshake decides.
+        _ => std::future::pending().await,
+    }
 }
 
 async fn hello(link: &Link) -> Result<(), LinkError> {

@@ -10,8 +10,13 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 
 /// A handshake takes 2 to 11 ms on a local network; ten seconds are a very bad line.
 pub const HANDSHAKE_SECONDS: u64 = 10;
-/// The same for whoever dials one address: a person waits for it.
-pub const DIAL_SECONDS: u64 = 5;
+/// One try of whoever dials. QUIC repeats lost packets ever more slowly, so a fresh try is the quicker way out of a
+/// bad start.
+pub const DIAL_TRY_SECONDS: u64 = 5;
+/// All tries together: a machine at forty times its load has answered within this. Where nothing listens the kernel
+/// says so at once.
+pub const DIAL_SECONDS: u64 = 15;
+const _: () = assert!(DIAL_SECONDS.is_multiple_of(DIAL_TRY_SECONDS));
 /// From the end of the handshake to the hello or the join request, and from the opening of a stream to its first
 /// message: whoever opens and says nothing holds a stream no longer than this.
 pub const FIRST_MESSAGE_SECONDS: u64 = 10;

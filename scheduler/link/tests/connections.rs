@@ -17,6 +17,9 @@ use motley_scheduler_link::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// What waiting is for at most: the machine may be busy, and speed is not what is proven here.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 fn node(authority: &Authority) -> Identity {
     let principal = Principal::Node { node: NodeId(1) };
     authority.issue(&principal, Validity::starting(SystemTime::now(), DAY)).unwrap()
@@ -132,14 +135,24 @@ async fn certificates_are_checked_before_a_byte_is_read() {
 }
 
 #[tokio::test]
-async fn name_with_an_address_that_leads_nowhere_costs_no_time() {
+async fn name_with_an_address_that_is_silent_waits_only_for_the_other() {
     let authority = Authority::create().unwrap();
     let good = user(&authority);
     let (address, _server) = serve(authority);
-    let port = address.rsplit(':').next().unwrap();
-    let begun = std::time::Instant::now();
-    answers(&format!("localhost:{port}"), &good).await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let Ok(silent) = std::net::UdpSocket::bind(("::1", port)) else {
+        eprintln!("skipped: this machine has no second loopback address");
+        return;
+    };
+    let (both, silent_one) = (format!("localhost:{port}"), format!("[::1]:{port}"));
+    tokio::select! {
+        biased;
+        () = answers(&both, &good) => {}
+        result = connect(&silent_one, ALPN_CLIENT, &good) => {
+            panic!("the silent address was waited for: {result:?}")
+        }
+    }
+    drop(silent);
 }
 
 #[tokio::test]
@@ -150,14 +163,53 @@ async fn nobody_listening_is_said_and_a_taken_port_too() {
     assert!(error.contains("cannot listen on 127.0.0.1") && error.contains("hint:"), "{error}");
     let error = connect("localhost", ALPN_CLIENT, &user(&authority)).await.unwrap_err();
     assert!(matches!(error, LinkError::Address { .. }), "{error:?}");
-    let address = server.local_address().to_string();
-    server.shut_down("test").await;
-    drop(server);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let identity = user(&authority);
-    let dial = tokio::time::timeout(Duration::from_secs(15), connect(&address, ALPN_CLIENT, &identity));
-    let error = dial.await.unwrap().unwrap_err();
+    // Held, so that nobody else takes it, and closed for all but one peer: the kernel refuses what others send.
+    let closed = std::net::UdpSocket::bind(loopback()).unwrap();
+    closed.connect(server.local_address()).unwrap();
+    let address = closed.local_addr().unwrap().to_string();
+    let error = connect(&address, ALPN_CLIENT, &user(&authority)).await.unwrap_err();
     assert!(matches!(error, LinkError::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("refused"), "known at once, not after a silence: {error}");
+}
+
+#[tokio::test]
+async fn scheduler_that_is_busy_at_first_is_reached_by_a_later_try() {
+    let authority = Authority::create().unwrap();
+    let good = user(&authority);
+    let (address, _server) = serve(authority);
+    answers(&lose_the_first_try(&address).await, &good).await;
+}
+
+/// Passes packets on, both ways, but none of the first connection that is tried. Returns where it listens.
+async fn lose_the_first_try(address: &str) -> String {
+    let front = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    let back = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    back.connect(address).await.unwrap();
+    let listens = front.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        let (mut first, mut client) = (None, None);
+        loop {
+            tokio::select! {
+                received = front.recv_from(&mut up) => {
+                    let (size, from) = received.unwrap();
+                    // A client's first packets: long header, version, then the connection's name.
+                    if up[0] & 0x80 != 0 && client.is_none() {
+                        let name = up[6..6 + usize::from(up[5])].to_vec();
+                        client = (*first.get_or_insert_with(|| name.clone()) != name).then_some(from);
+                    }
+                    if client == Some(from) && size > 1 {
+                        back.send(&up[..size]).await.unwrap();
+                    }
+                }
+                received = back.recv(&mut down) => {
+                    let client = client.expect("the server answers somebody");
+                    front.send_to(&down[..received.unwrap()], client).await.unwrap();
+                }
+            }
+        }
+    });
+    listens
 }
 
 #[tokio::test]
@@ -240,10 +292,7 @@ mod hostile {
     }
 
     async fn closing_reason(connection: &quinn::Connection) -> String {
-        tokio::time::timeout(Duration::from_secs(15), connection.closed())
-            .await
-            .expect("closed in time")
-            .to_string()
+        tokio::time::timeout(PATIENCE, connection.closed()).await.expect("closed in time").to_string()
     }
 
     #[tokio::test]
@@ -331,17 +380,16 @@ mod hostile {
         let (address, _server) = serve_silently(&authority);
         let link = connect(&address, ALPN_CLIENT, &user(&authority)).await.unwrap();
         let mut held = Vec::new();
-        for _ in 0..200 {
-            match tokio::time::timeout(Duration::from_millis(300), link.open()).await {
-                Ok(channel) => {
-                    let mut channel = channel.unwrap();
-                    channel.send(&FromClient::Status).await.unwrap();
-                    held.push(channel);
-                }
-                Err(_) => break,
-            }
+        loop {
+            // The first ones come, however long it takes; a further one that does not come soon never will.
+            let patience = if held.len() < 32 { PATIENCE } else { Duration::from_millis(300) };
+            let Ok(channel) = tokio::time::timeout(patience, link.open()).await else { break };
+            let mut channel = channel.unwrap();
+            channel.send(&FromClient::Status).await.unwrap();
+            held.push(channel);
+            assert!(held.len() <= 64, "{} streams", held.len());
         }
-        assert!((32..=64).contains(&held.len()), "{} streams", held.len());
+        assert!(held.len() >= 32, "{} streams", held.len());
     }
 
     /// Accepts streams and never answers.
