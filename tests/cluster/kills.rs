@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use motley_tests::data::{Project, TrainOptions};
 use motley_tests::fleet::{Agent, Fleet};
-use motley_tests::process::{PATIENCE, is_alive, send_signal, wait_for};
+use motley_tests::process::{PATIENCE, is_alive, is_stopped, send_signal, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -27,12 +27,23 @@ enum Point {
     Inside { checkpoint: u64 },
 }
 
-/// Chosen once by a die; the same for everybody.
-const POINTS: [Point; 3] = [
-    Point::After { checkpoint: 2, milliseconds: 7 },
-    Point::Inside { checkpoint: 4 },
-    Point::After { checkpoint: 8, milliseconds: 13 },
-];
+/// Three points of the training's twelve checkpoints, one of them inside the writing of one: early, amid, late.
+fn points(seed: u64) -> [Point; 3] {
+    let mut state = seed;
+    let mut die = |sides: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % sides
+    };
+    [
+        Point::After { checkpoint: 1 + die(3), milliseconds: die(20) },
+        Point::Inside { checkpoint: 4 + die(3) },
+        Point::After { checkpoint: 7 + die(2), milliseconds: die(20) },
+    ]
+}
+
+/// Of the points, unless the environment names another.
+const SEED: u64 = 41;
+const SEED_VARIABLE: &str = "MOTLEY_TEST_SEED";
 
 #[test]
 fn a_killed_training_continues_and_ends_with_the_same_bits() {
@@ -47,9 +58,15 @@ fn a_killed_training_continues_and_ends_with_the_same_bits() {
     let whole = Results::of(&fleet, job);
     assert_eq!(whole.log.last().unwrap()["step"], steps);
 
-    for point in POINTS {
+    let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
+    let points = points(seed);
+    eprintln!(
+        "seed {seed}: {points:?}; again: {SEED_VARIABLE}={seed} cargo test --release -p motley-tests --test cluster \
+         killed_training"
+    );
+    for point in points {
         let job = fleet.submit(&document);
-        kill_at(&agent, job, point);
+        let half_written = kill_at(&agent, job, point);
         let view = fleet.wait_for_end(job);
         assert_eq!(view["state"], "succeeded", "{point:?}: {view:#}");
         let attempts = view["attempts"].as_array().unwrap();
@@ -57,6 +74,10 @@ fn a_killed_training_continues_and_ends_with_the_same_bits() {
         assert_eq!(attempts[0]["reason"], "runner_lost", "{point:?}");
         let from = attempts[1]["resumed_from_step"].as_u64().unwrap_or(0);
         assert!(0 < from && from < steps, "{point:?}: the second attempt began at step {from} of {steps}");
+        assert!(
+            half_written.is_none_or(|step| from < step),
+            "{point:?}: {from} was being written when it died"
+        );
         let continued = Results::of(&fleet, job);
         rows_join(&continued.log, steps);
         assert_eq!(continued.figures(), whole.figures(), "{point:?}: the log differs");
@@ -69,23 +90,36 @@ fn a_killed_training_continues_and_ends_with_the_same_bits() {
     assert!(Results::of(&fleet, job).adapter != whole.adapter, "another seed must give another adapter");
 }
 
-/// Waits for the point, then SIGKILL.
-fn kill_at(agent: &Agent, job: u64, point: Point) {
+/// Waits for the point, then SIGKILL. Returns the step whose checkpoint was half-written, where that was the point.
+fn kill_at(agent: &Agent, job: u64, point: Point) -> Option<u64> {
     let runner = agent.runner(job, 1);
     let checkpoints = agent.attempt(job, 1).join("checkpoints");
     let every = u64::from(training().checkpoint_steps);
+    let alive = || {
+        assert!(is_alive(runner), "{point:?}: the training was over before it was killed; make it longer");
+    };
     match point {
         Point::After { checkpoint, milliseconds } => {
             wait_for_step(&checkpoints, checkpoint * every);
             std::thread::sleep(Duration::from_millis(milliseconds));
+            alive();
+            send_signal(runner, Signal::KILL);
+            None
         }
         Point::Inside { checkpoint } => {
             wait_for_step(&checkpoints, (checkpoint - 1) * every);
-            stop_inside_writing(runner, &checkpoints);
+            let step = stop_inside_writing(runner, &checkpoints);
+            alive();
+            // The agent would take notice and tidy up while we look.
+            let agent = agent.running.as_ref().expect("the agent runs");
+            agent.signal(Signal::STOP);
+            send_signal(runner, Signal::KILL);
+            wait_for("the runner's end", || (!is_alive(runner)).then_some(()));
+            assert_eq!(half_written(&checkpoints), Some(step), "it died inside the writing");
+            agent.signal(Signal::CONT);
+            Some(step)
         }
     }
-    assert!(is_alive(runner), "{point:?}: the training was over before it was killed; make it longer");
-    send_signal(runner, Signal::KILL);
 }
 
 /// Old checkpoints are removed while we look, so a later one counts as well.
@@ -103,24 +137,28 @@ fn newest_step(checkpoints: &Path) -> u64 {
     names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
 }
 
-/// Freezes the runner while a checkpoint is half-written: looked at again once it stands still, so that it is certain.
-fn stop_inside_writing(runner: i32, checkpoints: &Path) {
-    let half_written = || {
-        let entries = std::fs::read_dir(checkpoints).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name())
-            .any(|name| name.to_string_lossy().starts_with(".partial-step-"))
-    };
+/// The step whose checkpoint is being written.
+fn half_written(checkpoints: &Path) -> Option<u64> {
+    let entries = std::fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.find_map(|name| name.strip_prefix(".partial-step-")?.parse().ok())
+}
+
+/// Freezes the runner while a checkpoint is half-written, and returns its step: looked at again once every thread
+/// stands still, so that it is certain.
+fn stop_inside_writing(runner: i32, checkpoints: &Path) -> u64 {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < deadline, "no checkpoint was caught half-written");
-        if !half_written() {
+        assert!(is_alive(runner), "the training was over before a checkpoint was caught half-written");
+        if half_written(checkpoints).is_none() {
             std::hint::spin_loop();
             continue;
         }
         send_signal(runner, Signal::STOP);
-        if half_written() {
-            return;
+        wait_for("the runner to stand still", || (is_stopped(runner) || !is_alive(runner)).then_some(()));
+        if let Some(step) = half_written(checkpoints) {
+            return step;
         }
         send_signal(runner, Signal::CONT);
     }

@@ -1,6 +1,5 @@
 //! A fleet of real processes: scheduler, agents and their runners, each with a state folder that vanishes.
 
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -13,15 +12,23 @@ use crate::process::{Ctl, Running, wait_for};
 pub struct Fleet {
     program: &'static str,
     folder: TempDir,
-    port: u16,
+    /// Where the first start of the scheduler listened; its restarts do so again.
+    address: Option<String>,
+    /// Of the scheduler, at every start.
+    options: &'static str,
     scheduler: Option<Running>,
 }
 
 impl Fleet {
     /// Starts a scheduler.
     pub fn start(program: &'static str) -> Fleet {
+        Fleet::start_with(program, "")
+    }
+
+    /// Starts a scheduler with further options.
+    pub fn start_with(program: &'static str, options: &'static str) -> Fleet {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut fleet = Fleet { program, folder, port: free_port(), scheduler: None };
+        let mut fleet = Fleet { program, folder, address: None, options, scheduler: None };
         fleet.start_scheduler();
         fleet
     }
@@ -31,7 +38,7 @@ impl Fleet {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.clone().expect("the scheduler has started once")
     }
 
     /// A command with the admin's identity.
@@ -44,17 +51,21 @@ impl Fleet {
         Ctl::new(self.program, self.folder.path()).args(arguments)
     }
 
-    /// On the same port and state as before, if there was one before.
+    /// The first time on a port that the kernel picks, later on the same one, with the same state.
     pub fn start_scheduler(&mut self) {
+        let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let mut running = self
-            .ctl("scheduler")
+            .ctl("scheduler --json")
+            .args(self.options)
             .arg("--state")
             .arg(self.path("scheduler"))
             .arg("--listen")
-            .arg(self.address())
+            .arg(listen)
             .start(&self.path("scheduler.log"));
-        let line = running.line();
-        assert!(line.contains(&self.port.to_string()), "the scheduler said {line}");
+        let line: Value = serde_json::from_str(&running.line()).expect("the scheduler says where it listens");
+        let address = line["address"].as_str().expect("an address").to_owned();
+        let before = self.address.replace(address.clone());
+        assert!(before.is_none_or(|before| before == address), "a restart moved to {address}");
         self.scheduler = Some(running);
     }
 
@@ -176,10 +187,4 @@ impl Drop for Agent {
             }
         }
     }
-}
-
-/// A UDP port that is free now. Another process may take it until it is used; the suites then fail loudly.
-pub fn free_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
 }

@@ -211,6 +211,17 @@ pub fn is_alive(pid: i32) -> bool {
     !matches!(state, Some("Z" | "X") | None)
 }
 
+/// Whether every thread of a process stands still: SIGSTOP is sent at once, but takes effect later, thread by thread.
+pub fn is_stopped(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let states = threads.flatten().map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().next().map(str::to_owned)
+    });
+    let states: Vec<Option<String>> = states.collect();
+    !states.is_empty() && states.iter().all(|state| state.as_deref() == Some("T"))
+}
+
 /// Asks again and again until there is an answer.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
