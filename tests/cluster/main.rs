@@ -5,6 +5,7 @@
 
 mod bad_data;
 mod bad_input;
+mod daemons;
 mod embedded;
 mod full_disk;
 mod jobs;

@@ -29,12 +29,8 @@ fn an_agent_needs_a_token_that_is_valid_and_unused() {
         }
         .end()
     };
-    let says = |ended: motley_tests::process::Ended, words: &[&str]| {
-        assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
-        ended.says(words);
-    };
-    says(join("without", None), &["error:", "token", "hint:"]);
-    says(join("nonsense", Some("motley1.abc")), &["error:", "not a join token"]);
+    join("without", None).expect(2).says(&["error:", "token", "hint:"]);
+    join("nonsense", Some("motley1.abc")).expect(2).says(&["error:", "not a join token"]);
 
     let token = fleet.token();
     let mut agent = fleet
@@ -46,20 +42,26 @@ fn an_agent_needs_a_token_that_is_valid_and_unused() {
         .arg(fleet.path("first"))
         .start(&fleet.path("first.log"));
     fleet.wait_for_nodes(1);
-    says(join("second", Some(&token)), &["error:", "used"]);
+    join("second", Some(&token)).expect(4).says(&["error:", "used"]);
 
     let short = fleet.ctl("token create --valid 1ms --json").end().expect(0).json();
     std::thread::sleep(Duration::from_millis(50));
-    says(join("late", short["token"].as_str()), &["error:", "expired"]);
+    join("late", short["token"].as_str()).expect(4).says(&["error:", "expired"]);
 
     let (fingerprint, secret) = token.rsplit_once('.').unwrap();
     let forged = format!("{fingerprint}.{}", "0".repeat(secret.len()));
-    says(join("forger", Some(&forged)), &["error:"]);
+    join("forger", Some(&forged)).expect(4).says(&["error:", "not known here"]);
     let other = Fleet::start(CTL);
-    says(join("astray", Some(&other.token())), &["error:", "authority"]);
+    join("astray", Some(&other.token())).expect(4).says(&["error:", "authority"]);
+    // Held, and closed for all but one peer: nobody listens there.
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    closed.connect(fleet.address()).unwrap();
+    let lonely = fleet.anybody("agent --scheduler").arg(closed.local_addr().unwrap().to_string());
+    let lonely = lonely.arg("--token").arg(fleet.token()).arg("--state").arg(fleet.path("lonely"));
+    lonely.end().expect(5).says(&["error: no scheduler answers", "hint:"]);
 
     assert_eq!(known(&fleet), (0, 1));
-    for name in ["without", "nonsense", "second", "late", "forger", "astray"] {
+    for name in ["without", "nonsense", "second", "late", "forger", "astray", "lonely"] {
         assert!(!fleet.path(name).join("identity/certificate.pem").exists(), "{name} became a member");
     }
     agent.kill();

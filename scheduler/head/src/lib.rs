@@ -54,10 +54,12 @@ pub struct HeadConfig {
     pub state: PathBuf,
     /// Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// `HOST:PORT` that nodes and users of other machines dial, where it differs from `listen`.
+    /// `HOST:PORT` that nodes and users of other machines dial; default: where it listens, by the machine's name
+    /// when that is everywhere.
     pub advertise: Option<String>,
     pub clocks: Clocks,
-    /// Where the local user's identity goes; default: `admin` in the state folder.
+    /// Where the local user's identity goes, unless it holds that of somebody else; default and way out: `admin` in
+    /// the state folder.
     pub admin_identity: Option<PathBuf>,
 }
 
@@ -97,8 +99,11 @@ impl Head {
         let logs = Logs::open(&state.join("logs"))?;
         let server = Server::bind(config.listen, &authority)?;
         let address = server.local_address();
-        let admin_identity = config.admin_identity.clone().unwrap_or_else(|| state.join("admin"));
-        admin::prepare(&admin_identity, &authority, address)?;
+        let advertised = config.advertise.unwrap_or_else(|| admin::advertised(address));
+        let own_identity = state.join("admin");
+        let wanted = config.admin_identity.as_deref().unwrap_or(&own_identity);
+        let admin_identity =
+            admin::prepare((wanted, &own_identity), &authority, address, &advertised)?.to_owned();
         tracing::info!(%address, state = %state.display(), changes, "scheduler started");
 
         let (agents, watchers) = (Arc::new(Agents::default()), Arc::new(Watchers::default()));
@@ -118,7 +123,7 @@ impl Head {
         Ok(HeadHandle {
             state: state.clone(),
             address,
-            advertised: config.advertise.unwrap_or_else(|| address.to_string()),
+            advertised,
             fingerprint,
             admin_identity,
             engine: handle,
@@ -140,7 +145,7 @@ impl HeadHandle {
         admin::local(self.address)
     }
 
-    /// What others dial: as configured, else where it listens.
+    /// What others dial.
     pub fn advertised(&self) -> &str {
         &self.advertised
     }
@@ -150,7 +155,8 @@ impl HeadHandle {
         self.fingerprint
     }
 
-    /// `key.pem`, `certificate.pem`, `authority.pem`, `scheduler.txt` of the local admin.
+    /// `key.pem`, `certificate.pem`, `authority.pem`, `scheduler.txt`, `advertised.txt` of the local admin. Another
+    /// folder than was configured where that holds an identity of somebody else.
     pub fn admin_identity_folder(&self) -> &Path {
         &self.admin_identity
     }

@@ -1,6 +1,7 @@
 //! One scheduler a state folder: a file lock that the kernel frees when the process ends, however it ends.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,9 +29,10 @@ impl FolderLock {
         FolderLock::take(folder)
     }
 
-    /// Makes the folder if it is missing, and locks it.
+    /// Makes the folder if it is missing, for its owner alone (it holds the authority's key), and locks it.
     pub(crate) fn take(folder: &Path) -> Result<FolderLock, HeadError> {
-        std::fs::create_dir_all(folder).map_err(|error| HeadError::state(folder, error))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| HeadError::state(folder, error))?;
         let path = folder.join("lock");
         let mut options = File::options();
         let file = options
@@ -59,6 +61,15 @@ mod tests {
         assert!(matches!(FolderLock::take(&state), Err(HeadError::InUse { .. })));
         drop(first);
         FolderLock::take(&state).unwrap();
+    }
+
+    #[test]
+    fn new_state_folder_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let _lock = FolderLock::take(&state).unwrap();
+        assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -18,6 +18,7 @@ const NEXT_KEY_FILE: &str = "key-next.pem";
 const CERTIFICATE_FILE: &str = "certificate.pem";
 const AUTHORITY_FILE: &str = "authority.pem";
 const SCHEDULER_FILE: &str = "scheduler.txt";
+const ADVERTISED_FILE: &str = "advertised.txt";
 
 const REJOIN: &str = "join again with a new token (`ctl token create` on the scheduler prints one)";
 
@@ -159,6 +160,20 @@ pub fn scheduler_address(folder: &Path) -> Result<String, LinkError> {
 /// The folder cannot be written.
 pub fn save_scheduler_address(folder: &Path, address: &str) -> Result<(), LinkError> {
     files::write_private(&folder.join(SCHEDULER_FILE), format!("{address}\n").as_bytes())
+}
+
+/// What other machines dial to reach the scheduler of an identity, where the scheduler itself has written it there.
+pub fn advertised_address(folder: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join(ADVERTISED_FILE)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Writes `advertised.txt` beside an identity.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn save_advertised_address(folder: &Path, address: &str) -> Result<(), LinkError> {
+    files::write_private(&folder.join(ADVERTISED_FILE), format!("{address}\n").as_bytes())
 }
 
 /// A certificate as text.

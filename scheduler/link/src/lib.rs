@@ -33,7 +33,10 @@ pub use channel::{Channel, CloseCode, Link, Receiver, Sender};
 pub use client::{Client, Replies};
 pub use connect::{connect, join};
 pub use error::LinkError;
-pub use identity::{Identity, PendingIdentity, save_scheduler_address, scheduler_address};
+pub use identity::{
+    Identity, PendingIdentity, advertised_address, save_advertised_address, save_scheduler_address,
+    scheduler_address,
+};
 pub use raw::hash_file;
 pub use server::{Incoming, Server};
 pub use token::Token;

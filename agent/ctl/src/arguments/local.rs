@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use motley_scheduler_core::document::BackendKind;
+use motley_scheduler_core::unit::Span;
 
 use super::{Setting, parse_setting};
 
@@ -194,9 +195,22 @@ pub struct SchedulerArguments {
     /// Address and UDP port to listen on; port 0 for a free one.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7443")]
     pub listen: SocketAddr,
-    /// Address that clients on other machines use [default: this machine's name and the port].
+    /// Address that nodes and users on other machines are told to dial [default: where it listens, by this machine's
+    /// name when that is everywhere].
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// How often agents report.
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub beat: Span,
+    /// A node that was silent for so long gets no new work; twice the beat at least.
+    #[arg(long, value_name = "TIME", default_value = "15s")]
+    pub suspect_after: Span,
+    /// The jobs of a node that was silent for so long go elsewhere; leases are as long.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub lost_after: Span,
+    /// How long a job goes on computing while its node cannot reach the scheduler, past its lease.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub keep_running: Span,
 }
 
 #[derive(Debug, Args)]

@@ -20,28 +20,50 @@ pub async fn scheduler(
         Some(state) => state,
         None => folders::scheduler_state()?,
     };
+    let clocks = Clocks {
+        beat: arguments.beat,
+        suspect_after: arguments.suspect_after,
+        lost_after: arguments.lost_after,
+        lease: arguments.lost_after,
+        keep_running: arguments.keep_running,
+        ..Clocks::default()
+    };
+    clocks.check().map_err(Failure::usage)?;
+    let wanted = super::identity_folder(common)?;
     let mut signals = Signals::new()?;
     let config = HeadConfig {
         state,
         listen: arguments.listen,
         advertise: arguments.advertise,
-        clocks: Clocks::default(),
-        admin_identity: Some(super::identity_folder(common)?),
+        clocks,
+        admin_identity: Some(wanted.clone()),
     };
     let mut head = Head::start(config).await.map_err(Failure::failed)?;
+    let identity = head.admin_identity_folder();
+    if identity != wanted {
+        output.talk(&format!(
+            "warning: {} holds another identity, which is kept; that of this scheduler's admin is in {}\n\
+             hint: `ctl --identity {} COMMAND` uses it, as does MOTLEY_IDENTITY",
+            wanted.display(),
+            identity.display(),
+            identity.display()
+        ));
+    }
     output.data(
         || {
             format!(
-                "scheduler on {}, identity of its admin in {}",
+                "scheduler on {}, for others {}, identity of its admin in {}",
                 head.address(),
-                head.admin_identity_folder().display()
+                head.advertised(),
+                identity.display()
             )
         },
         || {
             json!({
                 "address": head.address().to_string(),
+                "advertised": head.advertised(),
                 "fingerprint": head.fingerprint().to_string(),
-                "identity": head.admin_identity_folder(),
+                "identity": identity,
             })
         },
     );
@@ -70,12 +92,12 @@ pub async fn agent(arguments: AgentArguments, output: &Output) -> Result<(), Fai
         runner: RunnerCommand::of_this_program()
             .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?,
     };
-    let mut agent = Agent::start(config).await.map_err(Failure::failed)?;
+    let mut agent = Agent::start(config).await?;
     output
         .data(|| format!("agent of {}", arguments.scheduler), || json!({ "scheduler": arguments.scheduler }));
     let failure = tokio::select! {
         () = signals.next() => None,
-        end = agent.ended() => end.err().map(Failure::failed),
+        end = agent.ended() => end.err().map(Failure::from),
     };
     agent.shutdown().await;
     failure.map_or(Ok(()), Err)

@@ -10,6 +10,7 @@ pub mod token;
 
 use std::path::PathBuf;
 
+use motley_agent_node::NodeError;
 use motley_scheduler_core::wire::client::{FromClient, ToClient};
 use motley_scheduler_link::{Bulk, Client, LinkError};
 
@@ -100,6 +101,21 @@ impl From<LinkError> for Failure {
             LinkError::Address { .. } | LinkError::Token { .. } => Exit::Usage,
             LinkError::NotStored { .. } => Exit::NotFound,
             _ => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let exit = match error {
+            NodeError::Link(error) => return error.into(),
+            NodeError::NotJoined { .. } | NodeError::Token { .. } | NodeError::NotANode { .. } => Exit::Usage,
+            NodeError::Expired { .. } => Exit::Denied,
+            NodeError::State { .. }
+            | NodeError::Taken { .. }
+            | NodeError::Facts { .. }
+            | NodeError::Task { .. } => Exit::Failed,
         };
         Failure::new(exit, error)
     }

@@ -2,7 +2,7 @@
 
 use motley_scheduler_core::wire::client::{FromClient, ToClient, TokenGrant};
 use motley_scheduler_core::wire::join::Principal;
-use motley_scheduler_link::{Token, join, save_scheduler_address};
+use motley_scheduler_link::{Token, advertised_address, join, save_scheduler_address, scheduler_address};
 use serde_json::json;
 
 use super::{Fleet, identity_folder, unexpected};
@@ -24,11 +24,19 @@ pub async fn create(
         fleet.ask(FromClient::CreateToken { grants: grants.clone(), valid: arguments.valid }).await?;
     let ToClient::Token { token, valid } = answer else { return Err(unexpected(&answer)) };
     let command = match &grants {
-        TokenGrant::Node => "ctl agent --scheduler HOST:PORT --token TOKEN".to_owned(),
-        TokenGrant::User { .. } => "ctl login --scheduler HOST:PORT --token TOKEN".to_owned(),
+        TokenGrant::Node => "agent",
+        TokenGrant::User { .. } => "login",
     };
-    output.talk(&format!("for one use within {valid}: {command}"));
-    output.data(|| token.clone(), || json!({ "token": token, "valid_seconds": valid.milliseconds / 1000 }));
+    // The scheduler's own machine knows what others dial; elsewhere it is what this machine dials.
+    let address = match advertised_address(fleet.identity()) {
+        Some(address) => address,
+        None => scheduler_address(fleet.identity())?,
+    };
+    output.talk(&format!("for one use within {valid}: ctl {command} --scheduler {address} --token TOKEN"));
+    output.data(
+        || token.clone(),
+        || json!({ "token": token, "scheduler": address, "valid_seconds": valid.milliseconds / 1000 }),
+    );
     Ok(())
 }
 

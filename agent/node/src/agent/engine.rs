@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::cluster::{BEAT_MIN, Clocks};
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::id::{AttemptId, Epoch};
 use motley_scheduler_core::unit::Span;
@@ -192,7 +192,7 @@ impl Engine {
     fn obey(&mut self, message: ToAgent, outbox: &mpsc::Sender<FromAgent>) {
         match message {
             ToAgent::Welcome { lease: _, beat, keep_running } => {
-                self.beat = Span { milliseconds: beat.milliseconds.max(50) };
+                self.beat = beat.max(BEAT_MIN);
                 self.keep_running = keep_running;
             }
             ToAgent::Start(assignment) => self.start_attempt(*assignment, outbox),

@@ -12,6 +12,7 @@
 //! ```
 
 mod clock;
+mod clocks;
 #[cfg(test)]
 mod histories;
 mod lease;
@@ -26,6 +27,7 @@ mod tests;
 mod token;
 mod view;
 
+pub use clocks::{BEAT_MIN, Clocks, ClocksError};
 pub use machine::Cluster;
 pub use state::ReplayError;
 pub use submit::WAITING_MAX;
@@ -39,35 +41,6 @@ use crate::id::{AttemptId, ContentHash, Epoch, JobId, NodeId};
 use crate::unit::{Bytes, Moment, Span};
 use crate::wire::agent::{FromAgent, NodeFacts, Outcome, ToAgent};
 use crate::wire::client::{Refusal, TokenGrant};
-
-/// Clocks of the fleet; all configurable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clocks {
-    pub beat: Span,
-    pub suspect_after: Span,
-    pub lost_after: Span,
-    /// After a start of the scheduler nobody is declared lost before.
-    pub grace_after_start: Span,
-    pub lease: Span,
-    /// How long a single-node runner goes on computing past its lease.
-    pub keep_running: Span,
-    /// How long a stopped attempt may take to end.
-    pub stop_grace: Span,
-}
-
-impl Default for Clocks {
-    fn default() -> Self {
-        Clocks {
-            beat: Span::from_seconds(5),
-            suspect_after: Span::from_seconds(15),
-            lost_after: Span::from_seconds(30),
-            grace_after_start: Span::from_seconds(60),
-            lease: Span::from_seconds(30),
-            keep_running: Span::from_seconds(600),
-            stop_grace: Span::from_seconds(30),
-        }
-    }
-}
 
 /// Chosen by the head to find the asker again; never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
