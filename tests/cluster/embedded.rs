@@ -135,7 +135,7 @@ fn a_served_model_answers_and_drains() {
     assert_eq!(answer["data"][1]["embedding"].as_array().map(Vec::len), Some(32));
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code(), Some(0), "{}", running.stderr_text());
-    assert!(TcpStream::connect(&address).is_err(), "nobody listens any more");
+    // Which includes whoever listened; the port itself may be somebody else's by now.
     nothing_is_left(home.path());
 }
 

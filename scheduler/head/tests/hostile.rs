@@ -120,7 +120,7 @@ async fn silence_is_ended_wherever_something_was_due() {
             assert!(!matches!(channel.receiver.receive_chunk(1).await, Ok(Some(_))));
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), silent).await.unwrap();
+    tokio::time::timeout(common::PATIENCE, silent).await.unwrap();
     assert!(matches!(client.request(FromClient::Jobs).await.unwrap(), ToClient::Jobs(_)));
 }
 

@@ -24,7 +24,7 @@ use crate::settings::{AgentConfig, NodeSettings, RunnerCommand};
 use played::Played;
 
 /// Far more than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 const ATTEMPT: AttemptId = AttemptId { job: JobId(7), number: 1 };
 const EPOCH: Epoch = Epoch(41);

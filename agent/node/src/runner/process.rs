@@ -85,6 +85,14 @@ mod tests {
         assert_eq!(parse_stat("7 (a"), None);
     }
 
+    fn wait_until(is_so: impl Fn() -> bool) {
+        let begin = std::time::Instant::now();
+        while !is_so() {
+            assert!(begin.elapsed() < std::time::Duration::from_secs(180), "waited in vain");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     #[test]
     fn a_process_with_another_start_time_or_nonce_is_another_process() {
         let mut child = std::process::Command::new("sleep")
@@ -93,19 +101,18 @@ mod tests {
             .stdin(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        // The environment of a new process is its parent's until its `exec`.
-        std::thread::sleep(std::time::Duration::from_millis(100));
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let (_, start_time) = parse_stat(&stat).unwrap();
         let identity =
             ProcessIdentity { pid: child.id(), start_time, boot: boot_id().unwrap(), nonce: "abc".into() };
-        assert!(identity.is_alive());
+        // The environment of a new process is its parent's until its `exec`.
+        wait_until(|| identity.is_alive());
         assert!(!ProcessIdentity { start_time: start_time + 1, ..identity.clone() }.is_alive());
         assert!(!ProcessIdentity { nonce: "xyz".into(), ..identity.clone() }.is_alive());
         assert!(!ProcessIdentity { boot: "other".into(), ..identity.clone() }.is_alive());
         child.kill().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        assert!(!identity.is_alive(), "a zombie is not alive");
+        // Not waited for yet: a zombie, which is not alive.
+        wait_until(|| !identity.is_alive());
         child.wait().unwrap();
         assert!(!identity.is_alive());
     }

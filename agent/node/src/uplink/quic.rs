@@ -293,8 +293,11 @@ mod tests {
     async fn nobody_at_the_other_end_is_worth_another_try() {
         let authority = Authority::create().unwrap();
         let identity = authority.issue(&NODE, validity()).unwrap();
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let uplink = QuicUplink::new(free.to_string(), PathBuf::new(), identity);
+        // Held, so that nobody else takes it, and closed for all but one peer.
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        closed.connect(closed.local_addr().unwrap()).unwrap();
+        let address = closed.local_addr().unwrap().to_string();
+        let uplink = QuicUplink::new(address, PathBuf::new(), identity);
         assert!(matches!(uplink.connect().await.map(|_| ()), Err(UplinkError::Lost(_))));
     }
 }
