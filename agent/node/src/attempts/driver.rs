@@ -214,6 +214,9 @@ impl Driver {
     }
 
     async fn look_preparing(&mut self) {
+        if self.find_runner() {
+            return;
+        }
         if self.stopping.is_some() {
             return self.end(Outcome::Cancelled, Output::Settled(None));
         }
@@ -240,7 +243,22 @@ impl Driver {
         }
     }
 
+    /// An earlier agent may have ended between the start of its runner and that runner's lock, which is how runners are
+    /// found: then it appears while the attempt is prepared once more.
+    fn find_runner(&mut self) -> bool {
+        let Some(process) = RunnerProcess::adopt(&self.folder) else { return false };
+        if let Stage::Preparing { task: Some(task), .. } = &self.stage {
+            task.abort();
+        }
+        tracing::info!(attempt = %self.spec.assignment.attempt, pid = process.pid(), "runner of an earlier agent found");
+        self.stage = Stage::Running { process, result_seen: None };
+        true
+    }
+
     fn start_runner(&mut self) {
+        if self.find_runner() {
+            return;
+        }
         match RunnerProcess::start(&self.folder, &self.site.runner, &self.spec.nonce) {
             Ok(process) => {
                 tracing::info!(attempt = %self.spec.assignment.attempt, pid = process.pid(), "runner started");
@@ -270,7 +288,13 @@ impl Driver {
             return;
         }
         let pid = process.pid();
-        let outcome = match (RunnerResult::read(&self.folder.path), life) {
+        let result = RunnerResult::read(&self.folder.path);
+        if let (Ok(None), Some(first)) = (&result, process.forestalled_by(&self.folder)) {
+            tracing::warn!(pid, first = first.pid(), "runner gave way to that of an earlier agent");
+            self.stage = Stage::Running { process: first, result_seen: None };
+            return;
+        }
+        let outcome = match (result, life) {
             (Ok(Some(result)), _) => result.outcome,
             _ if self.stopping.is_some() => Outcome::Cancelled,
             (Ok(None), Life::Gone(how)) => self.lost(pid, &how),

@@ -9,7 +9,7 @@
 
 pub(crate) mod driver;
 pub(crate) mod folder;
-mod process;
+pub(crate) mod process;
 mod publish;
 mod stop;
 mod store;

@@ -68,6 +68,16 @@ impl RunnerProcess {
         }
     }
 
+    /// The runner of an earlier agent that was at work in the folder when `self`, which has ended, was started: that
+    /// agent ended after it had started its runner and before that took its lock.
+    pub(crate) fn forestalled_by(&self, folder: &AttemptFolder) -> Option<Self> {
+        let RunnerProcess::Own(_) = self else { return None };
+        match RunnerProcess::adopt(folder)? {
+            RunnerProcess::Adopted(identity) if Some(identity.pid) == self.pid() => None,
+            other => Some(other),
+        }
+    }
+
     pub(crate) fn look(&mut self) -> Life {
         match self {
             RunnerProcess::Own(child) => match child.try_wait() {
@@ -134,4 +144,37 @@ pub(crate) fn last_lines(log: &Path) -> String {
     let text = read().unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::files::write_json;
+    use crate::runner::process::boot_id;
+
+    #[test]
+    fn a_runner_that_finds_another_at_work_gives_way_to_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = AttemptFolder { path: temporary.path().join("7.1") };
+        std::fs::create_dir(&folder.path).unwrap();
+        let command = RunnerCommand { program: "false".into(), arguments: Vec::new() };
+        let mut second = RunnerProcess::start(&folder, &command, "0").unwrap();
+        while second.look() == Life::Alive {
+            std::thread::yield_now();
+        }
+        assert!(second.forestalled_by(&folder).is_none(), "nobody else was there");
+        let lock = File::create(folder.path.join("runner.lock")).unwrap();
+        lock.lock().unwrap();
+        assert!(matches!(second.forestalled_by(&folder), Some(RunnerProcess::Unborn { .. })));
+        let identity =
+            |pid| ProcessIdentity { pid, start_time: 1, boot: boot_id().unwrap(), nonce: "0".into() };
+        let pid = second.pid().unwrap();
+        write_json(&folder.path.join("pid.json"), &identity(pid)).unwrap();
+        assert!(second.forestalled_by(&folder).is_none(), "it was itself at work");
+        let first = identity(pid + 1);
+        write_json(&folder.path.join("pid.json"), &first).unwrap();
+        let found = second.forestalled_by(&folder);
+        assert!(matches!(&found, Some(RunnerProcess::Adopted(found)) if *found == first), "{found:?}");
+        assert!(found.unwrap().forestalled_by(&folder).is_none(), "the first gives way to nobody");
+    }
 }

@@ -4,7 +4,10 @@ use motley_scheduler_core::artifact::ArtifactKind;
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::wire::agent::AttemptPhase;
 
+use super::vanish::spec;
 use super::*;
+use crate::attempts::folder::AttemptFolder;
+use crate::attempts::process::{Life, RunnerProcess};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_agent_finds_the_runner_of_the_old_one() {
@@ -40,6 +43,34 @@ async fn a_new_agent_finds_the_runner_of_the_old_one() {
     played.say(ToAgent::Stop { attempt: ATTEMPT, epoch: EPOCH, grace: Span::from_seconds(20) });
     assert_eq!(ended(&played).await, Outcome::Cancelled);
     assert!(!played.log().contains("twice"));
+    agent.shutdown().await;
+}
+
+/// An agent that was killed right after it had started the runner: the runner takes its lock when the next agent has
+/// looked for one already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_that_is_slow_to_begin_is_found_and_gets_no_second_beside_it() {
+    let state = tempfile::tempdir().unwrap();
+    let played = Played::new();
+    played.cut(true);
+    let folder = AttemptFolder { path: state.path().canonicalize().unwrap().join("attempts/7.1") };
+    let mut spec = spec("log begin\nwait", state.path());
+    spec.nonce = "first".into();
+    folder.create(&spec).unwrap();
+    let agent = start_agent(state.path(), &played);
+    // Without a connection the attempt is not prepared, so the agent starts no runner yet.
+    let mut first = RunnerProcess::start(&folder, &runner_command(), "first").unwrap();
+    let pid = runner_pid(state.path()).await;
+    assert_eq!(first.pid(), Some(pid));
+    played.come_back();
+    until("the first words", || played.log().contains("begin").then_some(())).await;
+    played.say(ToAgent::Stop { attempt: ATTEMPT, epoch: EPOCH, grace: Span::from_seconds(20) });
+    assert_eq!(ended(&played).await, Outcome::Cancelled);
+    assert_eq!(played.log().matches("begin").count(), 1, "{}", played.log());
+    assert!(!played.log().contains("another runner"), "{}", played.log());
+    while first.look() == Life::Alive {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     agent.shutdown().await;
 }
 

@@ -12,7 +12,7 @@ use crate::runner::{Embedded, RunnerSpec};
 /// Folder of the fake parent's attempt.
 const FOLDER_VARIABLE: &str = "MOTLEY_TEST_FOLDER";
 
-fn spec(script: &str, root: &Path) -> RunnerSpec {
+pub(super) fn spec(script: &str, root: &Path) -> RunnerSpec {
     RunnerSpec {
         assignment: assignment(script),
         node: "test-node".into(),
