@@ -8,26 +8,71 @@ use motley_tests::repository;
 /// What the deciding half may use. A new name here is a decision, not a formality.
 const PACKAGES: [&str; 6] = ["bincode", "serde", "strsim", "thiserror", "toml", "toml_edit"];
 
-/// One violation each, as the body of a function.
-const VIOLATIONS: [(&str, &str); 8] = [
+/// At least one violation of each kind, as the body of a function. None is run.
+const VIOLATIONS: [(&str, &str); 36] = [
     ("the clock", "let _ = std::time::Instant::now();"),
     ("the wall clock", "let _ = std::time::SystemTime::now();"),
+    ("a moment of the machine's clock", "let _: Option<std::time::Instant> = None;"),
+    ("a moment of the wall clock", "let _: Option<std::time::SystemTime> = None;"),
     ("a thread", "std::thread::spawn(|| ());"),
+    ("threads in a scope", "std::thread::scope(|_| ());"),
+    ("a thread with a name", "let _ = std::thread::Builder::new();"),
+    ("a pause", "std::thread::sleep(std::time::Duration::from_secs(1));"),
+    ("the number of cores", "let _ = std::thread::available_parallelism();"),
+    ("a process", "let _ = std::process::Command::new(\"x\");"),
+    ("the end of the process", "std::process::exit(0);"),
     ("the environment", "let _ = std::env::var(\"HOME\");"),
+    ("the whole environment", "let _ = std::env::vars();"),
+    ("the command line", "let _ = std::env::args();"),
+    ("the current folder", "let _ = std::env::current_dir();"),
+    ("a folder for temporary files", "let _ = std::env::temp_dir();"),
     ("a file", "let _ = std::fs::read(\"x\");"),
     ("an open file", "let _ = std::fs::File::open(\"x\");"),
+    ("a file with options", "let _ = std::fs::OpenOptions::new();"),
+    ("a new folder", "let _ = std::fs::create_dir_all(\"x\");"),
+    ("a renamed file", "let _ = std::fs::rename(\"x\", \"y\");"),
+    ("a removed file", "let _ = std::fs::remove_file(\"x\");"),
+    ("a folder's list", "let _ = std::fs::read_dir(\"x\");"),
+    ("a look at a path", "let _ = std::path::Path::new(\"x\").exists();"),
+    ("a path's true name", "let _ = std::path::Path::new(\"x\").canonicalize();"),
+    ("input", "let _ = std::io::stdin();"),
+    ("output", "let _ = std::io::stdout();"),
     ("a hash map", "let _ = std::collections::HashMap::<u8, u8>::new();"),
-    ("a socket", "let _ = std::net::UdpSocket::bind(\"127.0.0.1:0\");"),
+    ("a hash set", "let _ = std::collections::HashSet::<u8>::new();"),
+    ("entropy", "let _ = std::hash::RandomState::new();"),
+    ("a UDP socket", "let _ = std::net::UdpSocket::bind(\"127.0.0.1:0\");"),
+    ("a TCP connection", "let _ = std::net::TcpStream::connect(\"127.0.0.1:9\");"),
+    ("a TCP port", "let _ = std::net::TcpListener::bind(\"127.0.0.1:0\");"),
+    ("a Unix connection", "let _ = std::os::unix::net::UnixStream::connect(\"x\");"),
+    ("a Unix port", "let _ = std::os::unix::net::UnixListener::bind(\"x\");"),
+    ("a Unix socket", "let _ = std::os::unix::net::UnixDatagram::unbound();"),
 ];
 
 #[test]
 fn the_manifest_of_the_deciding_half_names_nothing_that_acts() {
     let path = repository().join("scheduler/core/Cargo.toml");
-    let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let names: Vec<&String> = manifest["dependencies"].as_table().unwrap().keys().collect();
-    for name in names {
-        assert!(PACKAGES.contains(&name.as_str()), "scheduler/core names {name}");
-    }
+    let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut names = named(&manifest);
+    names.sort_unstable();
+    assert_eq!(names, PACKAGES, "{}", path.display());
+    assert!(!path.with_file_name("build.rs").exists(), "a build script would act at build time");
+
+    let planted = "[dependencies]\na = \"1\"\n[build-dependencies]\nb = \"1\"\n[target.'cfg(unix)'.dependencies]\n\
+                   c = \"1\"\n[target.'cfg(windows)'.build-dependencies]\nd = \"1\"\n[dev-dependencies]\ne = \"1\"\n";
+    let mut names = named(&toml::from_str(planted).unwrap());
+    names.sort_unstable();
+    assert_eq!(names, ["a", "b", "c", "d"], "every table that ends in the program is looked at");
+}
+
+/// The packages that a manifest brings into its crate, or into its building; not those of its tests.
+fn named(manifest: &toml::Table) -> Vec<String> {
+    let of_targets = manifest.get("target").and_then(toml::Value::as_table);
+    let of_targets =
+        of_targets.into_iter().flat_map(|targets| targets.values().filter_map(toml::Value::as_table));
+    let tables = of_targets.chain([manifest]).flat_map(|table| {
+        ["dependencies", "build-dependencies"].map(|name| table.get(name).and_then(toml::Value::as_table))
+    });
+    tables.flatten().flat_map(|table| table.keys().cloned()).collect()
 }
 
 #[test]
