@@ -15,9 +15,9 @@ pub struct BinaryScores {
 
 /// Accuracy and F1 at their best thresholds, and average precision. Higher scores mean more alike.
 ///
-/// The sweep is that of MTEB's pair classification: examples sorted by falling score (ties in the order given), a
-/// threshold half-way between each two neighbours, the last example never alone below. Thresholds inside a run of
-/// equal scores count, as they do there.
+/// The sweep is that of MTEB's pair classification: examples sorted by falling score, a threshold half-way between
+/// each two neighbours, the last example never alone below. No threshold divides equal scores, so that the order in
+/// which examples are given does not matter.
 ///
 /// # Panics
 /// When the lists differ in length.
@@ -79,6 +79,9 @@ fn best_accuracy(rows: &[(f64, bool)]) -> (f64, f64) {
         } else {
             right_below -= 1;
         }
+        if pair[0].0 == pair[1].0 {
+            continue;
+        }
         let accuracy = (right_above + right_below) as f64 / rows.len() as f64;
         if accuracy > best {
             best = accuracy;
@@ -95,7 +98,7 @@ fn sweep_f1(rows: &[(f64, bool)], best: &mut BinaryScores) {
         if pair[0].1 {
             correct += 1.0;
         }
-        if correct == 0.0 {
+        if correct == 0.0 || pair[0].0 == pair[1].0 {
             continue;
         }
         let precision = correct / (index as f64 + 1.0);
@@ -128,6 +131,26 @@ mod tests {
         assert!((got.f1_threshold - 0.4).abs() < 1e-15);
         // 1/3·1 + 1/3·1 + 1/3·3/4.
         assert!((got.average_precision - 11.0 / 12.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn no_threshold_divides_equal_scores() {
+        // Three scores ten times over, with 8, 5 and 1 positive examples. The figures are those of mteb 2.26.24.
+        let positives = [8, 5, 1];
+        let mut rows: Vec<(f64, bool)> =
+            (0..30).map(|row| ([0.75, 0.5, 0.25][row % 3], row / 3 < positives[row % 3])).collect();
+        for _ in 0..30 {
+            rows.rotate_left(1);
+            for rows in [rows.clone(), rows.iter().rev().copied().collect()] {
+                let (scores, labels): (Vec<f64>, Vec<bool>) = rows.into_iter().unzip();
+                let got = binary_scores(&scores, &labels);
+                assert_eq!((got.accuracy, got.accuracy_threshold), (22.0 / 30.0, 0.625));
+                assert!((got.f1 - 0.764_705_882_352_941_2).abs() < 1e-15, "{got:?}");
+                assert_eq!((got.precision, got.recall, got.f1_threshold), (0.65, 13.0 / 14.0, 0.375));
+            }
+        }
+        let equal = binary_scores(&[0.5; 4], &[true, false, false, true]);
+        assert_eq!((equal.accuracy, equal.f1), (0.0, 0.0), "nothing is told apart");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tasks::{Examples, Pairs, Retrieval};
 
-/// Turns texts into unit vectors, row by row in one list. The flag says which prompt they get.
+/// Turns texts into vectors of any length but 0, row by row in one list. The side says which prompt they get.
 pub(crate) type Embed<'a, E> = &'a mut dyn FnMut(&[&str], Side) -> Result<Vec<f32>, E>;
 
 /// Which prompt a text gets.
@@ -100,6 +100,9 @@ pub(crate) fn score_task<E>(
 }
 
 /// Similarities of pairs; higher means more alike in each.
+///
+/// Each is rounded to f32, the precision of the vectors: in f64 the cosines of two pairs of equal texts differ by the
+/// rounding of the division (0.9999999999999998, 1.0000000000000002), and would not tie.
 struct Similarities {
     cosine: Vec<f64>,
     dot: Vec<f64>,
@@ -116,12 +119,11 @@ impl Similarities {
         let mut all = Similarities { cosine: vec![], dot: vec![], manhattan: vec![], euclidean: vec![] };
         for (a, b) in first.chunks_exact(width).zip(second.chunks_exact(width)) {
             let wide = || a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
-            let norm = |vector: &[f32]| vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             let dot: f64 = wide().map(|(a, b)| a * b).sum();
-            all.dot.push(dot);
-            all.cosine.push(dot / (norm(a) * norm(b)).max(f64::MIN_POSITIVE));
-            all.manhattan.push(-wide().map(|(a, b)| (a - b).abs()).sum::<f64>());
-            all.euclidean.push(-wide().map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt());
+            all.dot.push(rounded(dot));
+            all.cosine.push(rounded(dot / (norm(a) * norm(b)).max(f64::MIN_POSITIVE)));
+            all.manhattan.push(rounded(-wide().map(|(a, b)| (a - b).abs()).sum::<f64>()));
+            all.euclidean.push(rounded(-wide().map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()));
         }
         Ok(all)
     }
@@ -134,6 +136,15 @@ impl Similarities {
             ("euclidean", &self.euclidean),
         ]
     }
+}
+
+/// To the nearest f32.
+fn rounded(value: f64) -> f64 {
+    f64::from(value as f32)
+}
+
+fn norm(vector: &[f32]) -> f64 {
+    vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 
 fn borrowed(texts: &[String]) -> Vec<&str> {
@@ -213,9 +224,12 @@ fn pair_examples(cosine: &[f64], gold: impl Iterator<Item = f64>) -> Vec<Example
 
 fn retrieve<E>(retrieval: &Retrieval, embed: Embed<'_, E>) -> Result<TaskScores, E> {
     let texts = |list: &[(String, String)]| list.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
-    let queries = embed(&borrowed(&texts(&retrieval.queries)), Side::Query)?;
-    let documents = embed(&borrowed(&texts(&retrieval.documents)), Side::Document)?;
+    let mut queries = embed(&borrowed(&texts(&retrieval.queries)), Side::Query)?;
+    let mut documents = embed(&borrowed(&texts(&retrieval.documents)), Side::Document)?;
     let width = queries.len() / retrieval.queries.len().max(1);
+    // MTEB ranks by cosine; not every model ends in a normalisation.
+    normalize_rows(&mut queries, width);
+    normalize_rows(&mut documents, width);
     let mut scored = Vec::with_capacity(retrieval.queries.len());
     for (query, judged) in queries.chunks_exact(width).zip(&retrieval.judgements) {
         let similarity: Vec<f32> =
@@ -259,6 +273,16 @@ fn ranking_metrics(mean: &QueryScores) -> BTreeMap<String, Option<f64>> {
     metrics
 }
 
+/// Brings each row to length 1; a row of zeros stays.
+fn normalize_rows(rows: &mut [f32], width: usize) {
+    for row in rows.chunks_exact_mut(width) {
+        let norm = norm(row).max(f64::MIN_POSITIVE);
+        for value in row {
+            *value = (f64::from(*value) / norm) as f32;
+        }
+    }
+}
+
 /// Sixteen sums side by side, added in one order: the same bits on every machine, and fast without more.
 fn dot(left: &[f32], right: &[f32]) -> f32 {
     const LANES: usize = 16;
@@ -294,11 +318,13 @@ mod tests {
 
     const RESAMPLING: Resampling = Resampling { resamples: 200, seed: 42 };
 
-    /// A stand-in model: texts are angles in degrees.
+    /// A stand-in model: texts are angles in degrees, and lengths behind a colon that are 1 where absent.
     fn angles(texts: &[&str], _: Side) -> Result<Vec<f32>, Infallible> {
         let vector = |text: &&str| {
-            let (sine, cosine) = text.parse::<f64>().unwrap().to_radians().sin_cos();
-            [cosine as f32, sine as f32]
+            let (angle, length) = text.split_once(':').unwrap_or((text, "1"));
+            let (sine, cosine) = angle.parse::<f64>().unwrap().to_radians().sin_cos();
+            let length: f64 = length.parse().unwrap();
+            [(length * cosine) as f32, (length * sine) as f32]
         };
         Ok(texts.iter().flat_map(vector).collect())
     }
@@ -364,6 +390,28 @@ mod tests {
         assert_eq!(got.examples[1].score, 1.0);
         assert_eq!((figure(&got, "mrr_at_10"), figure(&got, "recall_at_1")), (0.75, 0.25));
         assert_eq!(figure(&got, "main_score"), figure(&got, "ndcg_at_10"));
+    }
+
+    #[test]
+    fn retrieval_ranks_by_the_angle_whatever_the_lengths() {
+        let named =
+            |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let retrieval = Retrieval {
+            queries: named(&[("q1", "0:3")]),
+            // By dot product d2 (9.2) would stand before d1 (1.5).
+            documents: named(&[("d1", "5:0.5"), ("d2", "40:4"), ("d3", "80:9")]),
+            judgements: vec![BTreeMap::from([("d1".to_owned(), 1.0)])],
+        };
+        let got = score_task(&Examples::Retrieval(retrieval), RESAMPLING, &mut angles).unwrap();
+        assert_eq!(figure(&got, "ndcg_at_1"), 1.0);
+    }
+
+    #[test]
+    fn pairs_of_equal_direction_tie() {
+        let all: Vec<String> = (1..90).map(|angle| angle.to_string()).collect();
+        let pairs = Pairs { first: all.clone(), second: all };
+        let similarities = Similarities::of(&pairs, &mut angles).unwrap();
+        assert!(similarities.cosine.iter().all(|cosine| *cosine == 1.0), "{:?}", similarities.cosine);
     }
 
     #[test]
