@@ -137,11 +137,13 @@ impl<'a> Reader<'a> {
             (line, DocumentError::WrongType { line, key, expected, found: type_name(found) })
         };
         match value.get_ref() {
-            DeValue::Table(entries) if !table.ends_with("[]") => self.check_table(table, entries, misfits),
+            DeValue::Table(entries) if !table.ends_with("[]") => {
+                self.check_table(table, line, entries, misfits)
+            }
             DeValue::Array(items) if array_allowed && !items.is_empty() => {
                 for item in items.iter() {
                     match item.get_ref().as_table() {
-                        Some(entries) => self.check_table(table, entries, misfits),
+                        Some(entries) => self.check_table(table, line, entries, misfits),
                         None => misfits.push(wrong("tables only", item.get_ref())),
                     }
                 }
@@ -153,7 +155,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn check_table(&self, table: &str, entries: &DeTable<'_>, misfits: &mut Vec<(usize, DocumentError)>) {
+    /// `line` is where the table begins.
+    fn check_table(
+        &self,
+        table: &str,
+        line: usize,
+        entries: &DeTable<'_>,
+        misfits: &mut Vec<(usize, DocumentError)>,
+    ) {
+        let of_table = || keys::KEYS.iter().filter(|key| key.table() == Some(table));
+        if entries.is_empty() && !of_table().any(|key| key.kinds.contains(&self.kind)) {
+            let key = table.trim_end_matches("[]").to_owned();
+            // No table has keys of several sets of kinds, none of them this one.
+            let kinds = of_table().next().map(|key| key.kinds.to_vec()).unwrap_or_default();
+            misfits.push((line, DocumentError::MisplacedKey { line, key, kind: self.kind, kinds }));
+        }
         for (key, _) in entries {
             let name = format!("{table}.{}", key.get_ref());
             let line = line_of(self.text, &key.span());

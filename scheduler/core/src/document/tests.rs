@@ -325,7 +325,8 @@ fn mistakes_are_told_with_line_and_remedy() {
         ),
         ("train", "name", "../x", "letters, digits"),
         ("train", "version", "2", "line 1: `version` is 2, but has to be 1, the only version there is"),
-        ("train", "resources.devices", "8..2", "or a range such as \"2..8\""),
+        ("train", "resources.devices", "8..2", "or a range such as \"1..8\""),
+        ("train", "adapter.kind", "full", "`adapter.kind` is \"full\", but has to be \"lora\" or \"qlora\""),
         ("train", "resources.backend", "[\"cuda\", \"cuda\"]", "a list out of"),
         ("evaluate", "adapter.source", "org/adapter", "job:ID or file:PATH"),
         ("evaluate", "evaluate.1.name", "test", "line 14: a second `[[evaluate]]` is named `test`"),
@@ -383,10 +384,21 @@ fn adapter_kinds_take_only_their_keys() {
     assert_eq!(train(&lora).adapter.kind, AdapterKind::Lora);
     let error = Document::parse(&with(&lora, "adapter.quantization", "nf4")).unwrap_err().to_string();
     assert!(error.contains("hint: use kind = \"qlora\" for a quantized base"), "{error}");
-    let full = TRAIN.replace("qlora", "full");
-    assert_eq!(train(&full).optimizer.learning_rate, 2e-5);
-    let error = Document::parse(&with(&full, "adapter.rank", "4")).unwrap_err().to_string();
-    assert!(error.contains("`adapter.rank` makes no sense beside kind = \"full\""), "{error}");
+}
+
+#[test]
+fn tables_of_other_kinds_are_refused_even_when_empty() {
+    for (kind, table, said) in [
+        ("evaluate", "[train]", "line 14: `train` does not belong in a document of kind \"evaluate\""),
+        ("evaluate", "[api]", "hint: it is for kind \"serve\""),
+        ("train", "[bootstrap]", "hint: it is for kind \"evaluate\""),
+        ("serve", "[[evaluate]]", "`evaluate` does not belong in a document of kind \"serve\""),
+        ("serve", "[data]", "hint: it is for kind \"train\""),
+    ] {
+        let error = Document::parse(&format!("{}{table}\n", smallest(kind))).unwrap_err().to_string();
+        assert!(error.contains(said), "{table}: {error}");
+    }
+    assert!(Document::parse(&format!("{TRAIN}[optimizer]\n")).is_ok(), "an empty table of this kind");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub enum AdapterKind {
     Lora,
     /// Low-rank adapters on a quantized base (`quantization = "nf4"`, `double_quantization = true`).
     Qlora(Quantization),
-    /// Every parameter.
+    /// Every parameter. No document says so.
     Full,
 }
 
@@ -82,7 +82,7 @@ pub enum Loss {
 /// `[optimizer]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Optimizer {
-    /// Default 1e-4 (lora, qlora), 2e-5 (full).
+    /// Default 1e-4.
     pub learning_rate: f64,
     /// Default 0.01.
     pub weight_decay: f64,

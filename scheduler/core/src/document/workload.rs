@@ -34,7 +34,7 @@ fn train(reader: &Reader<'_>) -> Result<Train, DocumentError> {
             other_prompt: data.text("other_prompt")?,
         },
         loss: loss(&reader.table("loss"))?,
-        optimizer: optimizer(&reader.table("optimizer"), adapter.kind)?,
+        optimizer: optimizer(&reader.table("optimizer"))?,
         adapter,
         schedule: schedule(&reader.table("schedule"))?,
         steps: steps(&reader.table("train"))?,
@@ -45,20 +45,14 @@ fn train(reader: &Reader<'_>) -> Result<Train, DocumentError> {
 
 fn adapter(table: &Table<'_>) -> Result<Adapter, DocumentError> {
     const QUANTIZED: &[&str] = &["quantization", "double_quantization"];
-    const LOW_RANK: &[&str] = &["rank", "alpha", "dropout", "rslora", "targets"];
     let kind = match table.required("kind")?.choice()? {
         "qlora" => {
             let nf4 = Quantization::Nf4 { double_quantization: true };
             AdapterKind::Qlora(quantization(table, Some(nf4))?.unwrap_or(nf4))
         }
-        "lora" => {
+        _ => {
             table.refuse(QUANTIZED, "kind = \"lora\"", "use kind = \"qlora\" for a quantized base")?;
             AdapterKind::Lora
-        }
-        _ => {
-            let keys = [LOW_RANK, QUANTIZED].concat();
-            table.refuse(&keys, "kind = \"full\"", "take it out: every parameter is trained")?;
-            AdapterKind::Full
         }
     };
     Ok(Adapter {
@@ -109,14 +103,10 @@ fn loss(table: &Table<'_>) -> Result<Loss, DocumentError> {
     })
 }
 
-fn optimizer(table: &Table<'_>, kind: AdapterKind) -> Result<Optimizer, DocumentError> {
+fn optimizer(table: &Table<'_>) -> Result<Optimizer, DocumentError> {
     table.choice("kind", "adamw")?;
-    let learning_rate = match kind {
-        AdapterKind::Full => 2e-5,
-        AdapterKind::Lora | AdapterKind::Qlora(_) => 1e-4,
-    };
     Ok(Optimizer {
-        learning_rate: table.number("learning_rate", learning_rate)?,
+        learning_rate: table.number("learning_rate", 1e-4)?,
         weight_decay: table.number("weight_decay", 0.01)?,
         beta1: table.number("beta1", 0.9)?,
         beta2: table.number("beta2", 0.999)?,
