@@ -52,7 +52,7 @@ pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), Workload
     };
     report.write(&context.folders.output)?;
     for result in &report.results {
-        context.reporter.log(&format!("{} {}: {}", result.task_name, result.main_metric, result.summary()));
+        context.reporter.log(&format!("{} {}: {}", result.task_name, result.metric(), result.summary()));
     }
     Ok(())
 }

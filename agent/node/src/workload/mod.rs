@@ -6,7 +6,8 @@
 //!
 //! job, model, identity            the device; a model ready to embed; which base an adapter belongs to
 //! rows, order, tasks              training rows, their order; evaluation data
-//! score, results, report          figures, their shape in report.json, the report
+//! score, overlap                  figures, and what they are without a model
+//! results, report                 figures their shape in report.json, the report
 //! checkpoint, log, tensorboard    what a training leaves while it runs
 //! vectors, dialect, disk          files: vectors, model folders; whole or absent
 //! plan                            how much memory a job needs
@@ -27,6 +28,7 @@ pub(crate) mod job;
 mod log;
 pub(crate) mod model;
 mod order;
+mod overlap;
 mod plan;
 pub mod program;
 pub mod report;

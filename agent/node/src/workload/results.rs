@@ -4,8 +4,12 @@
 //! {"task_name": "stsb", "dataset_revision": "<sha256 of the data>", "mteb_version": null,
 //!  "scores": {"test": [{"main_score": 0.82, "cosine_spearman": 0.82, ..., "hf_subset": "default", "languages": []}]},
 //!  "evaluation_time": 1.9, "kg_co2_emissions": null,
-//!  "kind": "sts", "main_metric": "cosine_spearman", "interval": {...}, "data": {...}, "examples": {...}}
+//!  "kind": "sts", "main_metric": "cosine_spearman", "interval": {...},
+//!  "baseline": {"method": "word_overlap", ...}, "data": {...}, "examples": {...}}
 //! ```
+//!
+//! `main_score` is what MTEB ranks by. People are shown the figure that interval and comparison belong to,
+//! `examples.metric`: the same but for pair classification, where MTEB takes the best of several similarities.
 //!
 //! The first two lines are MTEB's, the rest is ours; MTEB's readers skip what they do not know. But for
 //! `evaluation_time` the same run gives the same bytes.
@@ -19,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::disk::{DiskError, write_atomically};
+use super::overlap;
 use super::score::{ExampleScore, ResampledMetric, TaskScores};
 use super::tasks::TaskData;
 
@@ -39,6 +44,9 @@ pub struct TaskResult {
     /// Which figure `main_score` is.
     pub main_metric: String,
     pub(crate) interval: Option<IntervalFacts>,
+    /// Absent for retrieval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) baseline: Option<Baseline>,
     pub(crate) data: DataFacts,
     pub(crate) examples: ExamplesFile,
 }
@@ -60,6 +68,15 @@ pub(crate) struct IntervalFacts {
     pub(crate) high: f64,
     pub(crate) resamples: u32,
     pub(crate) seed: u64,
+}
+
+/// What the same figure is without any model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Baseline {
+    /// `word_overlap`.
+    pub(crate) method: String,
+    pub(crate) metric: ResampledMetric,
+    pub(crate) score: f64,
 }
 
 /// A data file or folder.
@@ -91,10 +108,27 @@ pub(crate) struct ExamplesFile {
     pub(crate) metric: ResampledMetric,
 }
 
+impl DataFacts {
+    pub(crate) fn of_task(task: &Task, data: &TaskData) -> DataFacts {
+        DataFacts { path: task.data.clone(), sha256: data.sha256.to_string(), rows: data.count() as u64 }
+    }
+}
+
 impl TaskResult {
-    pub fn main_score(&self) -> Option<f64> {
+    /// The figure that people are shown: the one that `interval` is of.
+    pub(crate) fn score(&self) -> Option<f64> {
         let split = self.scores.get("test")?.first()?;
-        split.metrics.get("main_score").copied().flatten()
+        split.metrics.get(self.metric()).copied().flatten()
+    }
+
+    /// Name of [`TaskResult::score`].
+    pub(crate) fn metric(&self) -> &'static str {
+        self.examples.metric.name()
+    }
+
+    /// `sts (cosine_spearman)`.
+    pub(crate) fn measure(&self) -> String {
+        format!("{} ({})", self.kind, self.metric())
     }
 
     /// Where the examples' scores are, relative to the report.
@@ -104,7 +138,7 @@ impl TaskResult {
 
     /// `0.8203 (95 %: 0.8021 to 0.8361)`.
     pub fn summary(&self) -> String {
-        let Some(score) = self.main_score() else { return "no value".to_owned() };
+        let Some(score) = self.score() else { return "no value".to_owned() };
         match &self.interval {
             Some(interval) => format!("{score:.4} (95 %: {:.4} to {:.4})", interval.low, interval.high),
             None => format!("{score:.4}"),
@@ -155,11 +189,12 @@ pub(crate) fn task_result(
             resamples: resampling.resamples,
             seed: resampling.seed,
         }),
-        data: DataFacts {
-            path: task.data.clone(),
-            sha256: data.sha256.to_string(),
-            rows: data.count() as u64,
-        },
+        baseline: scores.word_overlap.map(|score| Baseline {
+            method: overlap::METHOD.to_owned(),
+            metric,
+            score,
+        }),
+        data: DataFacts::of_task(task, data),
         examples: ExamplesFile { file, sha256: sha256_text(&lines), metric },
     })
 }

@@ -10,6 +10,7 @@ use motley_ops::metric::ranking::{CUTOFFS, mean_scores, query_scores};
 use motley_ops::metric::{Interval, QueryScores, Resampling, bootstrap, pearson, spearman};
 use serde::{Deserialize, Serialize};
 
+use super::overlap::overlaps;
 use super::tasks::{Examples, Pairs, Retrieval};
 
 /// Turns texts into vectors of any length but 0, row by row in one list. The side says which prompt they get.
@@ -32,6 +33,8 @@ pub(crate) struct TaskScores {
     pub(crate) main_metric: &'static str,
     pub(crate) resampled_metric: ResampledMetric,
     pub(crate) interval: Option<Interval>,
+    /// The resampled metric of word overlap in the place of cosines; absent for retrieval, and without a value.
+    pub(crate) word_overlap: Option<f64>,
     pub(crate) examples: Vec<ExampleScore>,
 }
 
@@ -60,6 +63,15 @@ pub(crate) struct ExampleScore {
 const RETRIEVED_MAX: usize = CUTOFFS[CUTOFFS.len() - 1];
 
 impl ResampledMetric {
+    /// As in a task's metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ResampledMetric::CosineSpearman => "cosine_spearman",
+            ResampledMetric::CosineAp => "cosine_ap",
+            ResampledMetric::NdcgAt10 => "ndcg_at_10",
+        }
+    }
+
     /// The figure over the examples at `indices`.
     pub(crate) fn of(self, examples: &[ExampleScore], indices: &[u32]) -> Option<f64> {
         let chosen = || indices.iter().map(|&index| &examples[index as usize]);
@@ -169,6 +181,7 @@ fn scored_pairs<E>(pairs: &Pairs, gold: &[f64], embed: Embed<'_, E>) -> Result<T
         main_metric: "cosine_spearman",
         resampled_metric: ResampledMetric::CosineSpearman,
         interval: None,
+        word_overlap: spearman(&overlaps(pairs), gold),
         examples: pair_examples(&similarities.cosine, gold.iter().copied()),
     })
 }
@@ -197,6 +210,7 @@ fn labelled_pairs<E>(pairs: &Pairs, labels: &[bool], embed: Embed<'_, E>) -> Res
         main_metric: "max_ap",
         resampled_metric: ResampledMetric::CosineAp,
         interval: None,
+        word_overlap: labels.contains(&true).then(|| average_precision(&overlaps(pairs), labels)),
         examples: pair_examples(&similarities.cosine, gold),
     })
 }
@@ -250,6 +264,7 @@ fn retrieve<E>(retrieval: &Retrieval, embed: Embed<'_, E>) -> Result<TaskScores,
         main_metric: "ndcg_at_10",
         resampled_metric: ResampledMetric::NdcgAt10,
         interval: None,
+        word_overlap: None,
         examples: retrieval.queries.iter().zip(&scored).map(example).collect(),
     })
 }
@@ -415,9 +430,20 @@ mod tests {
     }
 
     #[test]
+    fn word_overlap_is_measured_as_the_model_is() {
+        // Overlap is 1, 0, 0 and 1.
+        let pairs = || pairs(&["0", "80", "40", "0"]);
+        let scored = Examples::Scored { pairs: pairs(), gold: vec![5.0, 1.0, 1.0, 5.0] };
+        assert_eq!(score_task(&scored, RESAMPLING, &mut angles).unwrap().word_overlap, Some(1.0));
+        let labelled = Examples::Labelled { pairs: pairs(), labels: vec![true, true, false, false] };
+        // One of two at the first step, two of four at the second.
+        assert_eq!(score_task(&labelled, RESAMPLING, &mut angles).unwrap().word_overlap, Some(0.5));
+    }
+
+    #[test]
     fn a_task_without_a_correlation_says_so() {
         let examples = Examples::Scored { pairs: pairs(&["10", "80"]), gold: vec![3.0, 3.0] };
         let got = score_task(&examples, RESAMPLING, &mut angles).unwrap();
-        assert_eq!((got.metrics["main_score"], got.interval), (None, None));
+        assert_eq!((got.metrics["main_score"], got.interval, got.word_overlap), (None, None, None));
     }
 }

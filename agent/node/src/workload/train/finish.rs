@@ -95,8 +95,8 @@ fn training_facts(trained: Trained) -> TrainingFacts {
 fn tell(work: &Work<'_>, report: &Report) {
     let reporter = &work.context.reporter;
     for (before, after) in report.before.iter().zip(&report.results) {
-        let (name, metric) = (&after.task_name, &after.main_metric);
-        let before = before.main_score().map_or_else(|| "no value".to_owned(), |score| format!("{score:.4}"));
+        let (name, metric) = (&after.task_name, after.metric());
+        let before = before.score().map_or_else(|| "no value".to_owned(), |score| format!("{score:.4}"));
         reporter.log(&format!("{name} {metric}: {before} before, {} after", after.summary()));
     }
     let seconds = shown_seconds(report.timings.total_seconds);

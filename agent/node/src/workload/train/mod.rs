@@ -153,7 +153,7 @@ impl Before {
             before.files.push((result.examples_file().to_owned(), bytes));
         }
         for result in &before.own {
-            let (name, metric) = (&result.task_name, &result.main_metric);
+            let (name, metric) = (&result.task_name, result.metric());
             context.reporter.log(&format!("before training: {name} {metric} {}", result.summary()));
         }
         Ok(before)
