@@ -96,7 +96,7 @@ pub struct ExportArguments {
 
 #[derive(Debug, Subcommand)]
 pub enum EvaluateCommand {
-    /// Compare two reports; exits 1 when B is worse than A by more than the tolerance.
+    /// Compare two reports task by task; exits 1 when a task of B is worse than A's by more than the tolerance.
     Compare(CompareArguments),
 }
 
@@ -111,8 +111,9 @@ pub struct CompareArguments {
     /// The report (or its folder) to judge.
     #[arg(value_name = "B")]
     pub candidate: PathBuf,
-    /// How much worse B's main score may be.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    /// How much lower B's figure may be: cosine_spearman of sts, cosine_ap of pair_classification, ndcg_at_10 of
+    /// retrieval. A number from 0.
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub tolerance: f64,
 }
 

@@ -1,4 +1,7 @@
 //! `ctl evaluate compare A B`: is B worse than A? Paired over the examples that both were measured on.
+//!
+//! Every task of A must be in B, of the same kind, data and figure: a check that passes because it compared nothing
+//! is worse than none. Tasks that B has beyond those of A are left out.
 
 use std::fmt;
 use std::fs;
@@ -46,8 +49,22 @@ pub enum CompareError {
     NotAReport { path: PathBuf, message: String },
     #[error("{} was changed: its SHA-256 is not the one in the report\nhint: evaluate again", path.display())]
     Changed { path: PathBuf },
-    #[error("the reports have no task in common; A has {a}, B has {b}")]
-    NothingInCommon { a: String, b: String },
+    #[error(
+        "the tolerance is {0}, it has to be a finite number from 0\nhint: --tolerance 0.005 allows half a point"
+    )]
+    Tolerance(f64),
+    #[error(
+        "report A holds no results to compare with\n\
+         hint: name the report of an evaluate job, or of a train job with `[[evaluate]]` tables"
+    )]
+    NoResults,
+    #[error("report B lacks task `{task}` of A; B has {b}\nhint: evaluate both models on the same tasks")]
+    MissingTask { task: String, b: String },
+    #[error(
+        "task `{task}` is {a} in A and {b} in B\n\
+         hint: tasks of one name must measure the same; rename one with `name` in its `[[evaluate]]` table"
+    )]
+    OtherTask { task: String, a: String, b: String },
     #[error(
         "task `{task}` was measured on different data (SHA-256 {a} and {b})\n\
          hint: evaluate both models on the same file"
@@ -64,23 +81,31 @@ const RESAMPLING: Resampling = Resampling { resamples: 2000, seed: 42 };
 /// results after training.
 ///
 /// # Errors
-/// A report or its scores cannot be read, or tasks do not match.
+/// A tolerance that is none, a report or scores that cannot be read, or tasks that do not match.
 pub fn compare(report_a: &Path, report_b: &Path, tolerance: f64) -> Result<Comparison, CompareError> {
+    // Not `< 0.0`: NaN must not pass, with it nothing would be worse.
+    if !(tolerance.is_finite() && tolerance >= 0.0) {
+        return Err(CompareError::Tolerance(tolerance));
+    }
     let (a, b) = (Side::read(report_a)?, Side::read(report_b)?);
-    let mut tasks = Vec::new();
+    if a.results.is_empty() {
+        return Err(CompareError::NoResults);
+    }
+    let mut tasks = Vec::with_capacity(a.results.len());
     for first in &a.results {
-        let Some(second) = b.results.iter().find(|second| second.task_name == first.task_name) else {
-            continue;
+        let task = first.task_name.clone();
+        let Some(second) = b.results.iter().find(|second| second.task_name == task) else {
+            return Err(CompareError::MissingTask { task, b: b.names() });
         };
+        if first.kind != second.kind || first.examples.metric != second.examples.metric {
+            return Err(CompareError::OtherTask { task, a: first.measure(), b: second.measure() });
+        }
         if first.dataset_revision != second.dataset_revision {
             let (a, b) = (first.dataset_revision.clone(), second.dataset_revision.clone());
-            return Err(CompareError::OtherData { task: first.task_name.clone(), a, b });
+            return Err(CompareError::OtherData { task, a, b });
         }
         let examples = (a.examples(first)?, b.examples(second)?);
         tasks.push(compare_task(first, &examples.0, &examples.1, tolerance)?);
-    }
-    if tasks.is_empty() {
-        return Err(CompareError::NothingInCommon { a: a.names(), b: b.names() });
     }
     Ok(Comparison { tolerance, worse: tasks.iter().any(|task| task.worse), tasks })
 }
@@ -103,10 +128,7 @@ fn compare_task(
     let paired = bootstrap::paired(a.len(), RESAMPLING, statistic).ok_or_else(no_value)?;
     Ok(TaskComparison {
         task: task.task_name.clone(),
-        metric: serde_json::to_value(metric)
-            .ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default(),
+        metric: metric.name().to_owned(),
         examples: a.len(),
         a: value_a,
         b: value_b,
@@ -235,6 +257,39 @@ mod tests {
         assert!(!same.worse && same.tasks[0].difference == 0.0);
     }
 
+    /// Changes a report where it lies.
+    fn edit(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = folder.join("report.json");
+        let mut report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut report);
+        std::fs::write(path, report.to_string()).unwrap();
+    }
+
+    #[test]
+    fn a_comparison_that_would_compare_nothing_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, other) = (report(root.path(), "one", 0, 50), report(root.path(), "other", 3, 50));
+        for tolerance in [f64::NAN, f64::INFINITY, -0.1] {
+            let error = compare(&one, &other, tolerance).unwrap_err();
+            assert!(matches!(error, CompareError::Tolerance(_)), "{error}");
+        }
+        edit(&one, |report| {
+            let mut second = report["results"][0].clone();
+            second["task_name"] = "second".into();
+            report["results"].as_array_mut().unwrap().push(second);
+        });
+        let message = compare(&one, &other, 0.5).unwrap_err().to_string();
+        assert!(message.starts_with("report B lacks task `second` of A; B has stsb\nhint:"), "{message}");
+        assert!(compare(&other, &one, 0.0).is_ok(), "what B has beyond A is left out");
+        edit(&other, |report| report["results"][0]["kind"] = "pair_classification".into());
+        let message = compare(&other, &one, 0.5).unwrap_err().to_string();
+        let said = "task `stsb` is pair_classification (cosine_spearman) in A and sts (cosine_spearman) in B";
+        assert!(message.starts_with(said), "{message}");
+        edit(&other, |report| report["results"][0]["kind"] = "sts".into());
+        edit(&other, |report| report["results"][0]["examples"]["metric"] = "cosine_ap".into());
+        assert!(matches!(compare(&other, &one, 0.5), Err(CompareError::OtherTask { .. })));
+    }
+
     #[test]
     fn what_cannot_be_compared_is_said() {
         let root = tempfile::tempdir().unwrap();
@@ -242,7 +297,8 @@ mod tests {
         assert!(matches!(compare(&one, &other, 0.0), Err(CompareError::OtherData { .. })));
         assert!(matches!(compare(&one, Path::new("/nowhere"), 0.0), Err(CompareError::Read { .. })));
         std::fs::write(other.join("report.json"), "{\"results\": []}").unwrap();
-        assert!(matches!(compare(&one, &other, 0.0), Err(CompareError::NothingInCommon { .. })));
+        assert!(matches!(compare(&one, &other, 0.0), Err(CompareError::MissingTask { .. })));
+        assert!(matches!(compare(&other, &one, 0.0), Err(CompareError::NoResults)));
         std::fs::write(other.join("report.json"), "{}").unwrap();
         assert!(matches!(compare(&one, &other, 0.0), Err(CompareError::NotAReport { .. })));
         std::fs::write(one.join("scores/stsb.jsonl"), "").unwrap();
