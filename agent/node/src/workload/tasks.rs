@@ -3,10 +3,10 @@
 //! ```text
 //! sts                    JSONL: sentence1, sentence2, score
 //! pair_classification    JSONL: sentence1, sentence2, label 1 or 0
-//! retrieval              corpus.jsonl  _id, title (may be absent), text
+//! retrieval              corpus.jsonl  _id, title (may be absent or null), text
 //!                        queries.jsonl _id, text
 //!                        qrels.tsv, qrels/test.tsv (query-id, corpus-id, score, with or without a first line of
-//!                        names) or qrels.jsonl (the same three fields)
+//!                        these names) or qrels.jsonl (the same three fields)
 //! ```
 //!
 //! A document's text is its title, a space, and its text, as MTEB joins them. Queries without a judgement are left
@@ -154,7 +154,8 @@ fn read_texts((path, name): File, with_title: bool) -> Result<Vec<(String, Strin
 }
 
 fn text_of(row: &Row, with_title: bool) -> Result<String, DataError> {
-    if !with_title || !row.has("title") {
+    let title = row.fields.get("title").filter(|title| !title.is_null());
+    if !with_title || title.is_none() {
         return Ok(row.text("text")?.to_owned());
     }
     let joined = format!("{} {}", row.any_text("title")?, row.any_text("text")?);
@@ -172,6 +173,9 @@ struct Judged {
 }
 
 type Judgements = BTreeMap<String, BTreeMap<String, (Judged, f64)>>;
+
+/// The first line of BEIR's files.
+const JUDGEMENT_NAMES: [&str; 3] = ["query-id", "corpus-id", "score"];
 
 fn read_judgements((path, name): File) -> Result<Judgements, DataError> {
     let mut judgements = Judgements::new();
@@ -199,14 +203,14 @@ fn read_judgements((path, name): File) -> Result<Judgements, DataError> {
                 hint: "query-id, corpus-id and score, separated by tabs",
             });
         };
-        match score.parse::<f64>() {
-            Ok(score) if score.is_finite() => add(query.to_owned(), document.to_owned(), score, place),
-            _ if place.line == 1 => {}
-            _ => {
-                let message = format!("score `{score}` is not a number");
-                return Err(DataError::Unusable { place, message, hint: "relevance is 0, 1, 2, ..." });
-            }
+        if place.line == 1 && columns == JUDGEMENT_NAMES {
+            continue;
         }
+        let Some(score) = score.parse::<f64>().ok().filter(|score| score.is_finite()) else {
+            let message = format!("score `{score}` is not a number");
+            return Err(DataError::Unusable { place, message, hint: "relevance is 0, 1, 2, ..." });
+        };
+        add(query.to_owned(), document.to_owned(), score, place);
     }
     Ok(judgements)
 }
@@ -289,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_title_that_is_null_is_none() {
+        let corpus = "{\"_id\": \"d1\", \"title\": null, \"text\": \"x\"}\n";
+        let qrels = ("qrels.tsv", "q1\td1\t1\n");
+        let got = retrieval(&[("corpus.jsonl", corpus), QUERIES, qrels]).unwrap();
+        assert_eq!(got.documents, [("d1".to_owned(), "x".to_owned())]);
+        let corpus = corpus.replace("null", "3");
+        let message = retrieval(&[("corpus.jsonl", &corpus), QUERIES, qrels]).unwrap_err();
+        assert!(
+            message.starts_with("data/set/corpus.jsonl line 1: field `title` is the number 3"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn unusable_retrieval_folders_are_named() {
         let qrels = |text| ("qrels.tsv", text);
         for (files, expected) in [
@@ -303,6 +321,10 @@ mod tests {
                 "data/set/qrels.tsv line 2: 1 columns, not 3",
             ),
             (vec![CORPUS, QUERIES, qrels("q1\td1\t1\nq1\td1\tx\n")], "data/set/qrels.tsv line 2: score `x`"),
+            (
+                vec![CORPUS, QUERIES, qrels("q1\td1\t1,0\nq1\t2\t1\n")],
+                "data/set/qrels.tsv line 1: score `1,0`",
+            ),
             (vec![CORPUS, QUERIES, qrels("other\td1\t1\n")], "data/set/qrels.tsv for the queries"),
             (
                 vec![
