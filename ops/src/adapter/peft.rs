@@ -21,10 +21,6 @@ pub struct BaseIdentity {
     /// Hub id or path; what PEFT loads.
     pub name_or_path: String,
     pub revision: Option<String>,
-    pub weights_sha256: Option<String>,
-    /// How the base was quantized while the adapter was trained, such as `nf4-double`; absent for full precision.
-    pub quantization: Option<String>,
-    pub prompts_and_pooling_sha256: Option<String>,
 }
 
 /// Factors of one module: A [rank, in] and Bᵀ [rank, out], row-major.
@@ -34,7 +30,7 @@ pub(crate) struct Factors {
     pub(crate) b_transposed: Vec<f32>,
 }
 
-/// Text of adapter_config.json.
+/// Text of adapter_config.json. PEFT's keys alone: it warns of others on each load.
 pub(crate) fn config_json(config: &LoraConfig, modules: &[(usize, Role)], base: &BaseIdentity) -> String {
     // PEFT refuses a list that matches nothing, and matches by suffix: roles say it shortest.
     let targets: Vec<String> = match &config.targets {
@@ -50,8 +46,8 @@ pub(crate) fn config_json(config: &LoraConfig, modules: &[(usize, Role)], base: 
         "base_model_name_or_path": base.name_or_path,
         "revision": base.revision,
         "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
+        "lora_alpha": decimal(config.alpha),
+        "lora_dropout": decimal(config.dropout),
         "use_rslora": config.rank_stabilized,
         "target_modules": targets,
         "bias": "none",
@@ -63,13 +59,13 @@ pub(crate) fn config_json(config: &LoraConfig, modules: &[(usize, Role)], base: 
         "use_dora": false,
         "init_lora_weights": true,
         "auto_mapping": null,
-        "motley": {
-            "base_weights_sha256": base.weights_sha256,
-            "base_quantization": base.quantization,
-            "prompts_and_pooling_sha256": base.prompts_and_pooling_sha256,
-        },
     });
     format!("{value:#}\n")
+}
+
+/// The shortest number that names this f32: 16 and 0.05, where its f64 would be 16.0 and 0.05000000074505806.
+fn decimal(value: f32) -> Value {
+    serde_json::from_str(&value.to_string()).expect("alpha and dropout were checked to be finite")
 }
 
 /// Reads adapter_config.json.
@@ -237,8 +233,20 @@ mod tests {
         let fewer = parse_factors(&bytes, 2, &modules[..1], &model);
         assert!(matches!(fewer, Err(Error::AdapterTensor { .. })));
         assert!(matches!(parse_factors(&bytes, 3, &modules, &model), Err(Error::TensorShape { .. })));
-        let base = BaseIdentity { name_or_path: "org/model".to_owned(), ..BaseIdentity::default() };
+        let base = BaseIdentity { name_or_path: "org/model".to_owned(), revision: Some("main".to_owned()) };
         assert_eq!(parse_config(&config_json(&config, &modules, &base)).unwrap(), config);
+    }
+
+    #[test]
+    fn the_configuration_holds_what_peft_knows_in_short_numbers() {
+        let model = model();
+        let config = LoraConfig { alpha: 16.0, dropout: 0.05, ..config() };
+        let base = BaseIdentity { name_or_path: "org/model".to_owned(), revision: None };
+        let text = config_json(&config, &config.resolve(&model).unwrap(), &base);
+        assert!(text.contains("\"lora_alpha\": 16,") && text.contains("\"lora_dropout\": 0.05,"), "{text}");
+        assert!(!text.contains("motley"), "{text}");
+        let half = LoraConfig { alpha: 0.5, ..config };
+        assert_eq!(parse_config(&config_json(&half, &[], &base)).unwrap(), half);
     }
 
     #[test]

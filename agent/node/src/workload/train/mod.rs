@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! data        rows, order, prompts, evaluation and validation data: all read and checked before a model is loaded
-//! settings    the document's words as the trainer's settings; does it fit?
+//! settings    the document's words as the trainer's settings
 //! session     the loop: steps, log, validation, checkpoints, resuming
 //! finish      adapter folder, measuring after, report.json
 //! ```
@@ -40,7 +40,6 @@ use crate::runner::Context;
 /// Data, model or settings that cannot be used, the device, the disk, NaN; stopped.
 pub(crate) fn run(context: &Context, train: &Train) -> Result<(), WorkloadError> {
     let began = Instant::now();
-    settings::check(train)?;
     let data = TrainData::read(context, train)?;
     let job = Job::new(context)?;
     let open = job.open_model(&train.model, None)?;

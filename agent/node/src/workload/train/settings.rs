@@ -11,20 +11,6 @@ use motley_scheduler_core::document::train::{self, AdapterKind, Loss, Targets, W
 use super::Work;
 use crate::workload::WorkloadError;
 
-/// Refuses what this build cannot train, before anything is read.
-///
-/// # Errors
-/// `adapter.kind = "full"`.
-pub(super) fn check(train: &Train) -> Result<(), WorkloadError> {
-    if train.adapter.kind == AdapterKind::Full {
-        return Err(WorkloadError::Unusable {
-            what: "adapter.kind = \"full\" is not in this build yet".to_owned(),
-            hint: "use \"lora\" or \"qlora\"; rank 64 on all-linear comes close to full fine-tuning",
-        });
-    }
-    Ok(())
-}
-
 /// How the base is kept while training.
 pub(crate) fn quantization(adapter: &train::Adapter) -> Option<Quantization> {
     match adapter.kind {
@@ -106,14 +92,8 @@ fn schedule(schedule: &train::Schedule, total_steps: u64) -> Schedule {
 /// # Errors
 /// The device failed.
 pub(super) fn adapter_files(trainer: &Trainer, work: &Work<'_>) -> Result<(String, Vec<u8>), WorkloadError> {
-    let facts = work.open.base_facts(quantization(&work.train.adapter))?;
-    let identity = BaseIdentity {
-        name_or_path: work.open.peft_name(),
-        revision: work.train.model.revision.clone(),
-        weights_sha256: Some(facts.weights_sha256),
-        quantization: facts.quantization.map(|recipe| recipe.in_words()),
-        prompts_and_pooling_sha256: Some(facts.preparation_sha256),
-    };
+    let identity =
+        BaseIdentity { name_or_path: work.open.peft_name(), revision: work.train.model.revision.clone() };
     let adapter = trainer.adapter();
     Ok((adapter.to_peft_config(&identity), adapter.to_peft_safetensors()?))
 }
