@@ -155,7 +155,7 @@ fn open_rows(options: &BenchOptions) -> Result<RowFile, WorkloadError> {
 
 fn load(options: &BenchOptions, progress: &mut dyn FnMut(Fetched)) -> Result<TextModel, WorkloadError> {
     let places = Places::default();
-    let open = open_model(&options.model, &Default::default(), &options.settings, &places, progress)?;
+    let open = open_model(&options.model, None, &options.settings, &places, progress)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     open.load(&backend, options.quantization, false)
 }

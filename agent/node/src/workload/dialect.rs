@@ -6,22 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::path::Path;
 
+use motley_ops::ModelConfig;
 use serde_json::{Value, json};
+
+use super::WorkloadError;
+use super::disk::at;
+use super::model::{OpenModel, pooling_name};
 
 /// What the folder's small files say.
 #[derive(Debug, Clone)]
-pub(crate) struct Dialect<'a> {
-    pub(crate) hidden: usize,
+struct Dialect<'a> {
+    hidden: usize,
     /// One of [`POOLING_KEYS`]'s names.
-    pub(crate) pooling: &'a str,
-    pub(crate) normalize: bool,
-    pub(crate) max_length: usize,
-    pub(crate) lower_case: bool,
-    pub(crate) prompts: &'a BTreeMap<String, String>,
-    pub(crate) default_prompt: Option<&'a str>,
+    pooling: &'a str,
+    normalize: bool,
+    max_length: usize,
+    lower_case: bool,
+    prompts: &'a BTreeMap<String, String>,
+    default_prompt: Option<&'a str>,
 }
 
 /// Names of poolings, and the key that turns each on.
@@ -51,8 +54,25 @@ const VERSIONS: [(&str, &str); 3] =
     [("sentence_transformers", "5.1.0"), ("transformers", "4.56.0"), ("pytorch", "2.8.0")];
 
 impl Dialect<'_> {
+    /// Of a model with the settings that it was opened with.
+    ///
+    /// # Errors
+    /// Its config.json or pooling cannot be read.
+    fn of(open: &OpenModel) -> Result<Dialect<'_>, WorkloadError> {
+        let (pooling, settings) = (open.pooling()?, open.tokenizer.settings());
+        Ok(Dialect {
+            hidden: ModelConfig::parse(&open.files.config)?.hidden,
+            pooling: pooling_name(pooling.kind),
+            normalize: pooling.normalize,
+            max_length: settings.max_length,
+            lower_case: settings.lower_case,
+            prompts: &settings.prompts,
+            default_prompt: settings.default_prompt.as_deref(),
+        })
+    }
+
     /// The small files, by relative path.
-    pub(crate) fn files(&self) -> Vec<(&'static str, Value)> {
+    fn files(&self) -> Vec<(&'static str, Value)> {
         let module = |index: usize, path: &str, kind: &str| {
             json!({"idx": index, "name": index.to_string(), "path": path,
                    "type": format!("sentence_transformers.models.{kind}")})
@@ -82,14 +102,21 @@ impl Dialect<'_> {
     }
 }
 
-/// Copies tokenizer files from one model folder into another.
-pub(crate) fn copy_tokenizer(from: &Path, to: &Path) -> io::Result<()> {
+/// A folder's files by relative path, all but the transformer's own: modules, pooling, longest text, prompts and
+/// tokenizer, as the model was opened. A normalisation has no file.
+///
+/// # Errors
+/// The model's files cannot be read.
+pub(crate) fn module_files(open: &OpenModel) -> Result<Vec<(&'static str, Vec<u8>)>, WorkloadError> {
+    let small = Dialect::of(open)?.files().into_iter();
+    let mut files: Vec<_> = small.map(|(name, value)| (name, format!("{value:#}\n").into_bytes())).collect();
     for name in COPIED {
-        if from.join(name).is_file() {
-            fs::copy(from.join(name), to.join(name))?;
+        let path = open.folder.path.join(name);
+        if path.is_file() {
+            files.push((name, fs::read(&path).map_err(at(&path))?));
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// config.json for float32 weights, whatever precision the source had.

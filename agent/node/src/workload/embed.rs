@@ -102,10 +102,9 @@ fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Resu
     let adapter = options.adapter.as_ref();
     let adapter = adapter.map(|(folder, base)| Ok::<_, WorkloadError>((AdapterFiles::read(folder)?, *base)));
     let adapter = adapter.transpose()?;
-    let identity = adapter.as_ref().and_then(|(files, _)| files.identity.as_ref());
-    let prompts = identity.map(|identity| identity.base.prompts.clone()).unwrap_or_default();
+    let files = adapter.as_ref().map(|(files, _)| files);
     let mut fetched = |fetched: Fetched| progress(EmbedProgress::Downloading(fetched));
-    let open = open_model(&options.model, &prompts, &options.settings, &Places::default(), &mut fetched)?;
+    let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base),

@@ -13,7 +13,7 @@ use super::identity::AdapterFiles;
 use super::job::Job;
 use super::model::TextModel;
 use super::report::{self, Report};
-use super::results::{Measured, TaskResult, task_result};
+use super::results::{DataFacts, Measured, TaskResult, task_result};
 use super::score::{Side, score_task};
 use super::tasks::TaskData;
 use crate::runner::Context;
@@ -29,27 +29,26 @@ pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), Workload
     let reference = evaluate.adapter.as_ref();
     let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
     let open = job.open_model(&evaluate.model, adapter.as_ref())?;
+    let loading = Instant::now();
     let model = match (reference, &adapter) {
         (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
         _ => open.load(&job.backend, evaluate.quantization, false)?,
     };
+    let load_seconds = loading.elapsed().as_secs_f64();
     let quantization = match (reference, &adapter) {
         (Some(reference), Some(files)) => {
             files.quantization(reference.base, &open.folder.weights_sha256.to_string())?
         }
         _ => evaluate.quantization,
     };
-    let loaded = began.elapsed().as_secs_f64();
     let results = tasks.measure(&model, context, "", "")?;
-    let mut report = Report::new(context, &job, &open, quantization);
+    let mut report = Report::new(context, &job, &open, quantization)?;
     report.seed = evaluate.bootstrap.seed;
     report.adapter = adapter.as_ref().map(AdapterFiles::facts);
+    report.data = tasks.data_facts();
     report.results = results;
-    report.timings = report::Timings {
-        load_seconds: loaded,
-        total_seconds: began.elapsed().as_secs_f64(),
-        ..Default::default()
-    };
+    report.timings =
+        report::Timings { load_seconds, total_seconds: began.elapsed().as_secs_f64(), ..Default::default() };
     report.write(&context.folders.output)?;
     for result in &report.results {
         context.reporter.log(&format!("{} {}: {}", result.task_name, result.metric(), result.summary()));
@@ -86,6 +85,11 @@ impl TaskList {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    /// What was read, task by task.
+    pub(crate) fn data_facts(&self) -> Vec<DataFacts> {
+        self.tasks.iter().map(|(task, data)| DataFacts::of_task(task, data)).collect()
     }
 
     /// Checks that every prompt that a task names is there, before anything is computed.

@@ -15,10 +15,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
 use super::WorkloadError;
-use super::dialect::{Dialect, copy_tokenizer, float32_config};
+use super::dialect::{float32_config, module_files};
 use super::disk::{DiskError, at, write_atomically};
 use super::identity::AdapterFiles;
-use super::model::{OpenModel, TextModel, open_device, open_model, pooling_name};
+use super::model::{OpenModel, TextModel, open_device, open_model};
 use crate::models::{Fetched, ModelSettings, Places};
 
 /// What to export, and where to.
@@ -59,9 +59,8 @@ pub fn export_merged(
     let adapter = options.adapter.as_ref();
     let adapter = adapter.map(|(folder, base)| Ok::<_, WorkloadError>((AdapterFiles::read(folder)?, *base)));
     let adapter = adapter.transpose()?;
-    let identity = adapter.as_ref().and_then(|(files, _)| files.identity.as_ref());
-    let prompts = identity.map(|identity| identity.base.prompts.clone()).unwrap_or_default();
-    let open = open_model(&options.model, &prompts, &options.settings, &Places::default(), progress)?;
+    let files = adapter.as_ref().map(|(files, _)| files);
+    let open = open_model(&options.model, files, &options.settings, &Places::default(), progress)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     let model = match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base)?,
@@ -118,23 +117,12 @@ fn write_all(
         hint: "fetch the model again",
     })?;
     write_atomically(&folder.join("config.json"), config.as_bytes())?;
-    copy_tokenizer(&open.folder.path, folder).map_err(at(folder))?;
-    let (pooling, settings) = (open.pooling()?, open.tokenizer.settings());
-    let dialect = Dialect {
-        hidden: model.hidden(),
-        pooling: pooling_name(pooling.kind),
-        normalize: pooling.normalize,
-        max_length: settings.max_length,
-        lower_case: settings.lower_case,
-        prompts: &settings.prompts,
-        default_prompt: settings.default_prompt.as_deref(),
-    };
-    for (name, value) in dialect.files() {
+    for (name, bytes) in module_files(open)? {
         let path = folder.join(name);
         make_parent(&path)?;
-        write_atomically(&path, format!("{value:#}\n").as_bytes())?;
+        write_atomically(&path, &bytes)?;
     }
-    if pooling.normalize {
+    if open.pooling()?.normalize {
         let path = folder.join("2_Normalize");
         fs::create_dir_all(&path).map_err(at(&path))?;
     }

@@ -20,7 +20,7 @@ use super::results::sha256_text;
 pub struct AdapterIdentity {
     pub format: u32,
     pub base: BaseFacts,
-    /// Of adapter_model.safetensors.
+    /// Of both of PEFT's files: [`adapter_sha256`].
     pub adapter_sha256: String,
 }
 
@@ -33,6 +33,8 @@ pub struct BaseFacts {
     /// Absent: full precision.
     pub quantization: Option<Recipe>,
     pub prompts: BTreeMap<String, String>,
+    /// Longest text in tokens while training; what the adapter is used with where nothing else is asked for.
+    pub max_length: u32,
     /// Of prompts, pooling and normalisation.
     pub preparation_sha256: String,
 }
@@ -54,6 +56,7 @@ pub struct AdapterFiles {
     pub weights: Vec<u8>,
     /// Absent where another program made the adapter.
     pub identity: Option<AdapterIdentity>,
+    /// [`adapter_sha256`].
     pub sha256: String,
 }
 
@@ -86,7 +89,7 @@ pub enum AdapterError {
 
 const FORMAT: u32 = 1;
 pub(crate) const IDENTITY_FILE: &str = "motley.json";
-const CONFIG_FILE: &str = "adapter_config.json";
+pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Block of NF4, as bitsandbytes.
@@ -98,21 +101,22 @@ impl Recipe {
         Recipe { kind: "nf4".to_owned(), block_size: NF4_BLOCK_SIZE, double_quantization }
     }
 
-    /// `nf4-64-double`.
-    pub(crate) fn in_words(&self) -> String {
-        let double = if self.double_quantization { "-double" } else { "" };
-        format!("{}-{}{double}", self.kind, self.block_size)
-    }
-
     pub fn quantization(&self) -> Quantization {
         Quantization::Nf4 { double_quantization: self.double_quantization }
     }
 }
 
 impl AdapterIdentity {
-    pub fn new(base: BaseFacts, adapter: &[u8]) -> AdapterIdentity {
-        AdapterIdentity { format: FORMAT, base, adapter_sha256: sha256_text(adapter) }
+    pub fn new(base: BaseFacts, config: &str, weights: &[u8]) -> AdapterIdentity {
+        AdapterIdentity { format: FORMAT, base, adapter_sha256: adapter_sha256(config, weights) }
     }
+}
+
+/// Hash of both of PEFT's files: the configuration's alpha scales the weights as much as they say themselves. It is
+/// what `sha256sum adapter_config.json adapter_model.safetensors | sha256sum` prints.
+pub fn adapter_sha256(config: &str, weights: &[u8]) -> String {
+    let (config, weights) = (sha256_text(config.as_bytes()), sha256_text(weights));
+    sha256_text(format!("{config}  {CONFIG_FILE}\n{weights}  {WEIGHTS_FILE}\n").as_bytes())
 }
 
 /// Hash of everything but weights that turns a text into a vector. `pooling` is the pooling's canonical name.
@@ -125,7 +129,7 @@ impl AdapterFiles {
     /// Reads an adapter folder; a job's output folder may be named too.
     ///
     /// # Errors
-    /// A file is missing or malformed, or the weights are not those that motley.json names.
+    /// A file is missing or malformed, or weights and configuration are not those that motley.json names.
     pub fn read(folder: &Path) -> Result<AdapterFiles, AdapterError> {
         let inner = folder.join("adapter");
         let folder = if !folder.join(CONFIG_FILE).is_file() && inner.is_dir() { &inner } else { folder };
@@ -136,7 +140,7 @@ impl AdapterFiles {
         let config = String::from_utf8(bytes(CONFIG_FILE)?)
             .map_err(|error| unreadable(CONFIG_FILE, error.to_string()))?;
         let weights = bytes(WEIGHTS_FILE)?;
-        let sha256 = sha256_text(&weights);
+        let sha256 = adapter_sha256(&config, &weights);
         let identity = if folder.join(IDENTITY_FILE).is_file() {
             let parsed = serde_json::from_slice::<AdapterIdentity>(&bytes(IDENTITY_FILE)?);
             Some(parsed.map_err(|error| unreadable(IDENTITY_FILE, error.to_string()))?)
@@ -226,9 +230,10 @@ mod tests {
             weights_sha256: "w".into(),
             quantization,
             prompts: prompts("q: "),
+            max_length: 64,
             preparation_sha256: preparation_sha256(&prompts("q: "), "mean", true),
         };
-        let identity = AdapterIdentity::new(base, b"tensors");
+        let identity = AdapterIdentity::new(base, "{}", b"tensors");
         fs::write(folder.path().join(CONFIG_FILE), "{}").unwrap();
         fs::write(folder.path().join(WEIGHTS_FILE), "tensors").unwrap();
         fs::write(folder.path().join(IDENTITY_FILE), serde_json::to_string(&identity).unwrap()).unwrap();
@@ -279,6 +284,18 @@ mod tests {
         assert_eq!(foreign.quantization(AdapterBase::FullPrecision, "w").unwrap(), None);
         let message = AdapterFiles::read(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(message.contains("/nowhere/adapter_config.json"), "{message}");
+    }
+
+    #[test]
+    fn a_changed_configuration_is_noticed() {
+        let folder = folder(None);
+        let hash = AdapterFiles::read(folder.path()).unwrap().sha256;
+        fs::write(folder.path().join(CONFIG_FILE), "{\"lora_alpha\": 64}").unwrap();
+        let message = AdapterFiles::read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("has changed") && message.contains(&hash), "{message}");
+        // By `sha256sum` of coreutils over files of `{}` and `tensors`.
+        assert_eq!(hash, adapter_sha256("{}", b"tensors"));
+        assert_eq!(hash, "e98962c2e65f6702d26275c59af16bca2f4df86b17ee8e8df7e7f5266c97a3b2");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What train, evaluate and serve jobs share: the device, and the model that their document names.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use motley_backends::Backend;
@@ -32,7 +31,7 @@ impl Job<'_> {
         Ok(Job { context, backend })
     }
 
-    /// The document's model, opened; prompts that an adapter was trained with stand below those of the document.
+    /// The document's model, opened.
     ///
     /// # Errors
     /// As [`open_model`].
@@ -41,8 +40,6 @@ impl Job<'_> {
         model: &Model,
         adapter: Option<&AdapterFiles>,
     ) -> Result<OpenModel, WorkloadError> {
-        let identity = adapter.and_then(|adapter| adapter.identity.as_ref());
-        let recorded = identity.map_or_else(BTreeMap::new, |identity| identity.base.prompts.clone());
         let reporter = &self.context.reporter;
         let mut progress = |fetched: Fetched| {
             reporter.progress(Progress {
@@ -54,7 +51,7 @@ impl Job<'_> {
             });
         };
         let settings = &self.context.spec.settings.models;
-        let open = open_model(model, &recorded, settings, &places(&self.context.folders), &mut progress)?;
+        let open = open_model(model, adapter, settings, &places(&self.context.folders), &mut progress)?;
         reporter.log(&format!("model {} (weights {})", open.folder.origin, open.folder.weights_sha256));
         Ok(open)
     }

@@ -1,6 +1,5 @@
 //! A model ready to embed: its folder, tokenizer and encoder, with an adapter on the base that it belongs to.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,13 +46,14 @@ pub(crate) struct Embedded {
 /// Texts tokenized and embedded together: bounds memory, and is enough to keep all threads busy.
 const WINDOW_TEXTS: usize = 2048;
 
-/// Finds or fetches the document's model and opens it.
+/// Finds or fetches the document's model and opens it. Prompts and longest text that an adapter was trained with stand
+/// below those of the document, above those of the model.
 ///
 /// # Errors
 /// The model cannot be had, lacks a file, or its tokenizer does not fit.
 pub(crate) fn open_model(
     model: &Model,
-    recorded_prompts: &BTreeMap<String, String>,
+    adapter: Option<&AdapterFiles>,
     settings: &ModelSettings,
     places: &Places,
     progress: &mut dyn FnMut(Fetched),
@@ -66,9 +66,11 @@ pub(crate) fn open_model(
         tokenizer_config: files.tokenizer_config.as_deref(),
         config_sentence_transformers: files.sentence_transformers.as_deref(),
     };
-    let mut prompts = recorded_prompts.clone();
+    let trained = adapter.and_then(|adapter| adapter.identity.as_ref()).map(|identity| &identity.base);
+    let mut prompts = trained.map(|base| base.prompts.clone()).unwrap_or_default();
     prompts.extend(model.prompts.clone());
-    let overrides = SettingsOverrides { max_length: model.max_length, prompts };
+    let max_length = model.max_length.or(trained.map(|base| base.max_length));
+    let overrides = SettingsOverrides { max_length, prompts };
     let text_settings = TextSettings::read(setting_files, &overrides, config.max_positions())?;
     let tokenizer = TextTokenizer::new(files.tokenizer.as_bytes(), text_settings, config.vocabulary)?;
     Ok(OpenModel { folder, files, tokenizer: Arc::new(tokenizer), source: model.source.to_string() })
@@ -150,6 +152,7 @@ impl OpenModel {
             weights_sha256: self.folder.weights_sha256.to_string(),
             quantization: quantization.map(Recipe::of),
             prompts: self.tokenizer.settings().prompts.clone(),
+            max_length: self.tokenizer.max_length() as u32,
             preparation_sha256: self.preparation_sha256()?,
         })
     }

@@ -18,10 +18,11 @@ use motley_backends::{Category, MemoryReport};
 use motley_scheduler_core::document::Quantization;
 use serde::{Deserialize, Serialize};
 
+use super::WorkloadError;
 use super::disk::{DiskError, write_atomically};
 use super::identity::{AdapterFiles, Recipe};
 use super::job::Job;
-use super::model::OpenModel;
+use super::model::{OpenModel, pooling_name};
 use super::program::{ProgramFacts, peak_resident_bytes};
 use super::results::{DataFacts, TaskResult, sha256_text};
 use crate::runner::Context;
@@ -38,6 +39,7 @@ pub struct Report {
     pub document_sha256: String,
     pub model: ModelFacts,
     pub adapter: Option<AdapterFacts>,
+    /// All that was read: training and validation rows, then the data of each task.
     pub(crate) data: Vec<DataFacts>,
     pub seed: u64,
     pub results: Vec<TaskResult>,
@@ -60,6 +62,14 @@ pub struct ModelFacts {
     /// Where it really came from.
     pub origin: String,
     pub weights_sha256: String,
+    /// Of config.json.
+    pub config_sha256: String,
+    /// Of tokenizer.json.
+    pub tokenizer_sha256: String,
+    /// sentence-transformers' name of it, such as `mean`.
+    pub pooling: String,
+    /// Vectors have length 1.
+    pub normalize: bool,
     /// Absent: full precision.
     pub quantization: Option<Recipe>,
     pub max_length: usize,
@@ -73,6 +83,7 @@ pub struct ModelFacts {
 /// The adapter that was used or made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterFacts {
+    /// Of both of its files, as motley.json has it.
     pub sha256: String,
     /// SHA-256 of the weights it was trained on; absent where unknown.
     pub base_weights_sha256: Option<String>,
@@ -119,6 +130,7 @@ pub struct MemoryFacts {
 /// Seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Timings {
+    /// Bringing the weights that were measured or trained on to the device.
     pub load_seconds: f64,
     #[serde(default)]
     pub train_seconds: f64,
@@ -129,15 +141,19 @@ const FORMAT: u32 = 1;
 
 impl Report {
     /// A report of a job without results yet.
+    ///
+    /// # Errors
+    /// The model's pooling cannot be read.
     pub(crate) fn new(
         context: &Context,
         job: &Job<'_>,
         open: &OpenModel,
         quantization: Option<Quantization>,
-    ) -> Report {
+    ) -> Result<Report, WorkloadError> {
+        let pooling = open.pooling()?;
         let info = job.backend.info();
         let document = context.spec.assignment.document.clone();
-        Report {
+        Ok(Report {
             format: FORMAT,
             kind: context.document.kind().to_owned(),
             name: context.document.name.clone(),
@@ -148,6 +164,10 @@ impl Report {
                 source: open.source.clone(),
                 origin: open.folder.origin.clone(),
                 weights_sha256: open.folder.weights_sha256.to_string(),
+                config_sha256: sha256_text(open.files.config.as_bytes()),
+                tokenizer_sha256: sha256_text(open.files.tokenizer.as_bytes()),
+                pooling: pooling_name(pooling.kind).to_owned(),
+                normalize: pooling.normalize,
                 quantization: quantization.map(Recipe::of),
                 max_length: open.tokenizer.max_length(),
                 prompts: open.tokenizer.settings().prompts.clone(),
@@ -164,7 +184,7 @@ impl Report {
             training: None,
             memory: None,
             timings: Timings::default(),
-        }
+        })
     }
 
     /// Writes `report.json`; it appears complete.

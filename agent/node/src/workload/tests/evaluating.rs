@@ -3,6 +3,7 @@
 use super::*;
 use crate::workload::WorkloadError;
 use crate::workload::compare::compare;
+use crate::workload::results::sha256_text;
 
 const STS: &str = r#"version = 1
 kind = "evaluate"
@@ -30,6 +31,20 @@ fn stsb_has_the_published_spearman_and_the_same_bytes_twice() {
     assert!(low < spearman && spearman < high && high - low < 0.05, "{low} {high}");
     assert_eq!(report["results"][0]["dataset_revision"].as_str().unwrap().len(), 64);
     assert_eq!(report["program"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(report["data"], serde_json::json!([report["results"][0]["data"]]));
+    for name in ["config", "tokenizer"] {
+        let bytes = std::fs::read(model.join(format!("{name}.json"))).unwrap();
+        assert_eq!(report["model"][format!("{name}_sha256")], sha256_text(&bytes));
+    }
+    assert_eq!((&report["model"]["pooling"], &report["model"]["normalize"]), (&"mean".into(), &true.into()));
+    // Word overlap alone, by the finance example's definition.
+    let baseline = &report["results"][0]["baseline"];
+    assert_eq!(
+        (&baseline["method"], &baseline["metric"]),
+        (&"word_overlap".into(), &"cosine_spearman".into())
+    );
+    let overlap = baseline["score"].as_f64().unwrap();
+    assert!((overlap - 0.552_21).abs() < 5e-5, "{overlap}");
     let timeless = |report: &Value| {
         let mut report = report.clone();
         report["timings"] = Value::Null;

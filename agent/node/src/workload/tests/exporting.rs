@@ -8,12 +8,17 @@ use super::*;
 use crate::workload::{EmbedOptions, ExportOptions, WorkloadError, embed_file, export_merged};
 
 fn model(folder: &Path) -> Model {
+    Model { max_length: Some(256), ..model_as_trained(folder) }
+}
+
+/// Without a longest text, so that the adapter's own counts.
+fn model_as_trained(folder: &Path) -> Model {
     Model {
         source: Source::File { path: folder.display().to_string() },
         fallbacks: Vec::new(),
         revision: None,
         sha256: None,
-        max_length: Some(256),
+        max_length: None,
         prompts: Default::default(),
         dropout_from_config: false,
     }
@@ -25,9 +30,17 @@ fn embed(
     adapter: Option<(&Path, AdapterBase)>,
     input: &Path,
 ) -> Result<Vec<f32>, WorkloadError> {
+    embed_with(model(folder), adapter, input)
+}
+
+fn embed_with(
+    model: Model,
+    adapter: Option<(&Path, AdapterBase)>,
+    input: &Path,
+) -> Result<Vec<f32>, WorkloadError> {
     let output = tempfile::tempdir().unwrap();
     let options = EmbedOptions {
-        model: model(folder),
+        model,
         settings: ModelSettings::from_environment(output.path().join("cache")),
         adapter: adapter.map(|(folder, base)| (folder.to_path_buf(), base)),
         quantization: None,
@@ -101,6 +114,38 @@ fn a_merged_folder_reproduces_the_base_of_its_adapter() {
         let difference = largest_difference(&own, &full);
         assert_eq!(difference > 1e-4, kind == "qlora", "{kind}: {difference}");
     }
+}
+
+#[test]
+fn an_adapter_is_used_with_the_longest_text_of_its_training() {
+    let Some(attempt) = training_attempt("lora") else { return };
+    attempt.run().unwrap();
+    let (folder, adapter) = (model_folder().unwrap(), attempt.output("adapter"));
+    let own = Some((adapter.as_path(), AdapterBase::Own));
+    let texts = tempfile::Builder::new().suffix(".txt").tempfile().unwrap();
+    std::fs::write(texts.path(), "rates were cut by 25 basis points ".repeat(30)).unwrap();
+    let with_length = |max_length| {
+        let model = Model { max_length, ..model_as_trained(&folder) };
+        embed_with(model, own, texts.path()).unwrap()
+    };
+    let as_trained = with_length(None);
+    assert_eq!(as_trained, with_length(Some(64)), "the training's max_length");
+    assert_ne!(as_trained, with_length(Some(256)));
+
+    let output = attempt.root.path().join("merged");
+    let options = ExportOptions {
+        model: model_as_trained(&folder),
+        settings: ModelSettings::from_environment(attempt.root.path().join("cache")),
+        adapter: Some((adapter.clone(), AdapterBase::Own)),
+        output: output.clone(),
+        threads: Some(2),
+    };
+    export_merged(&options, &mut |_| {}).unwrap();
+    let text = std::fs::read(output.join("sentence_bert_config.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&text).unwrap()["max_seq_length"], 64);
+    let merged = embed_with(model_as_trained(&output), None, texts.path()).unwrap();
+    let difference = largest_difference(&as_trained, &merged);
+    assert!(difference <= 1e-5, "{difference}");
 }
 
 #[test]

@@ -89,7 +89,12 @@ fn a_resumed_training_leaves_the_same_bits_as_one_in_one_go() {
 
 #[test]
 fn what_a_training_leaves_is_complete() {
-    let Some(attempt) = attempt(&document("qlora", 42)) else { return };
+    let text = document("qlora", 42).replace("[loss]", "validation = \"validation.jsonl\"\n[loss]");
+    let Some(attempt) = attempt(&text) else { return };
+    let place = attempt.root.path().join("input/data.validation");
+    std::fs::create_dir_all(&place).unwrap();
+    let rows = head(&attempt.root.path().join("input/data.train/train.jsonl"), 20);
+    std::fs::copy(rows.path(), place.join("validation.jsonl")).unwrap();
     attempt.run().unwrap();
     for file in ["adapter_config.json", "adapter_model.safetensors", "motley.json", "README.md"] {
         assert!(!attempt.read(&format!("adapter/{file}")).is_empty(), "{file}");
@@ -105,6 +110,28 @@ fn what_a_training_leaves_is_complete() {
     assert_eq!(events, 1);
     let config: Value = serde_json::from_slice(&attempt.read("adapter/adapter_config.json")).unwrap();
     assert_eq!((&config["r"], &config["peft_type"]), (&4.into(), &"LORA".into()));
+    let data: Vec<_> = report["data"].as_array().unwrap().iter().map(|file| &file["rows"]).collect();
+    assert_eq!(data, [50, 20], "training and validation rows");
+    assert!(report["data"][0]["sha256"] != report["data"][1]["sha256"]);
+    assert!(report["timings"]["load_seconds"].as_f64().unwrap() > 0.0);
+    assert!(
+        !attempt.output("adapter/modules.json").exists(),
+        "sentence-transformers would take another base"
+    );
+}
+
+#[test]
+fn a_lora_adapter_is_a_folder_for_sentence_transformers() {
+    let Some(attempt) = attempt(&document("lora", 42)) else { return };
+    attempt.run().unwrap();
+    let json = |path: &str| serde_json::from_slice::<Value>(&attempt.read(path)).unwrap();
+    assert_eq!(json("adapter/modules.json")[1]["path"], "1_Pooling");
+    assert_eq!(json("adapter/1_Pooling/config.json")["pooling_mode_mean_tokens"], true);
+    assert_eq!(json("adapter/sentence_bert_config.json")["max_seq_length"], 64);
+    assert_eq!(json("adapter/motley.json")["base"]["max_length"], 64);
+    for file in ["config_sentence_transformers.json", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(!attempt.read(&format!("adapter/{file}")).is_empty(), "{file}");
+    }
 }
 
 #[test]

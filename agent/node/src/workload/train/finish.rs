@@ -5,11 +5,13 @@ use motley_scheduler_core::document::model::AdapterBase;
 use super::session::Trained;
 use super::{Before, FULL_PRECISION_AFTER, Work, settings};
 use crate::workload::WorkloadError;
+use crate::workload::dialect::module_files;
 use crate::workload::disk::write_folder;
-use crate::workload::identity::{AdapterFiles, AdapterIdentity, IDENTITY_FILE, WEIGHTS_FILE};
+use crate::workload::identity::{AdapterFiles, AdapterIdentity, CONFIG_FILE, IDENTITY_FILE, WEIGHTS_FILE};
 use crate::workload::model::shown_seconds;
 use crate::workload::report::{MemoryFacts, OtherBase, Report, Timings, TrainingFacts};
 use crate::workload::results::{DataFacts, TaskResult};
+use crate::workload::rows::RowFile;
 
 /// Writes what training leaves behind. The results after training are measured with the adapter as it was written.
 pub(super) fn finish(work: &Work<'_>, before: Before, trained: Trained) -> Result<(), WorkloadError> {
@@ -17,34 +19,35 @@ pub(super) fn finish(work: &Work<'_>, before: Before, trained: Trained) -> Resul
     let output = &work.context.folders.output;
     let folder = output.join("adapter");
     let quantization = settings::quantization(&work.train.adapter);
-    let identity = AdapterIdentity::new(work.open.base_facts(quantization)?, &trained.adapter);
+    let base = work.open.base_facts(quantization)?;
+    let identity = AdapterIdentity::new(base, &trained.adapter_config, &trained.adapter);
     let identity_text = format!("{:#}\n", serde_json::to_value(&identity).expect("plain data is JSON"));
     let card = card(work, &trained);
-    write_folder(
-        &folder,
-        &[
-            ("adapter_config.json", trained.adapter_config.as_bytes()),
-            (WEIGHTS_FILE, &trained.adapter),
-            (IDENTITY_FILE, identity_text.as_bytes()),
-            ("README.md", card.as_bytes()),
-        ],
-    )?;
+    // With these sentence-transformers loads the folder as a model. Beside a QLoRA adapter they would mislead it: it
+    // would put the adapter on the full-precision base, whose vectors differ.
+    let modules = if quantization.is_none() { module_files(&work.open)? } else { Vec::new() };
+    let mut files = vec![
+        (CONFIG_FILE, trained.adapter_config.as_bytes()),
+        (WEIGHTS_FILE, &trained.adapter),
+        (IDENTITY_FILE, identity_text.as_bytes()),
+        ("README.md", card.as_bytes()),
+    ];
+    files.extend(modules.iter().map(|(name, bytes)| (*name, bytes.as_slice())));
+    write_folder(&folder, &files)?;
     let files = AdapterFiles::read(&folder)?;
     let (results, full_precision) = measure(work, &files, &before)?;
-    let mut report = Report::new(work.context, &work.job, &work.open, quantization);
+    let mut report = Report::new(work.context, &work.job, &work.open, quantization)?;
     report.seed = work.train.steps.seed;
     report.adapter = Some(files.facts());
-    report.data = vec![DataFacts {
-        path: work.train.data.train.clone(),
-        sha256: work.data.rows.sha256().to_string(),
-        rows: u64::from(work.data.rows.count()),
-    }];
+    report.data =
+        [Some(&work.data.rows), work.data.validation.as_ref()].into_iter().flatten().map(rows).collect();
+    report.data.extend(work.data.tasks.data_facts());
     report.before = before.own;
     report.results = results;
     report.full_precision = full_precision;
     report.memory = Some(MemoryFacts::new(&memory, Some(work.planned.0)));
     report.timings = Timings {
-        load_seconds: 0.0,
+        load_seconds: trained.load_seconds,
         train_seconds: trained.totals.seconds,
         total_seconds: work.began.elapsed().as_secs_f64(),
     };
@@ -52,6 +55,11 @@ pub(super) fn finish(work: &Work<'_>, before: Before, trained: Trained) -> Resul
     report.write(output)?;
     tell(work, &report);
     Ok(())
+}
+
+fn rows(file: &RowFile) -> DataFacts {
+    let (sha256, rows) = (file.sha256().to_string(), u64::from(file.count()));
+    DataFacts { path: file.name().to_owned(), sha256, rows }
 }
 
 fn measure(
@@ -107,10 +115,15 @@ fn card(work: &Work<'_>, trained: &Trained) -> String {
     let open = &work.open;
     let base = match settings::quantization(&work.train.adapter) {
         Some(_) => {
-            "It belongs to the **NF4-quantized** base: on the full-precision weights its vectors differ. \
-             `ctl export` merges it into the dequantized weights."
+            "It belongs to the **NF4-quantized** base: on the full-precision weights its vectors differ. That is why \
+             sentence-transformers, which would load those, cannot load this folder: `ctl export` merges the adapter \
+             into the dequantized weights and writes a folder that it can load."
         }
-        None => "It belongs to the full-precision base.",
+        None => {
+            "It belongs to the full-precision base. The folder loads as it is: \
+             `SentenceTransformer(\"path/to/this/folder\")`, where the base's name in `adapter_config.json` can be \
+             found."
+        }
     };
     let epochs = trained.epochs;
     format!(

@@ -25,6 +25,7 @@ pub(super) struct Session<'a> {
     done: u64,
     /// Seconds of a step, smoothed; absent before the first.
     step_seconds: Option<f64>,
+    load_seconds: f64,
 }
 
 /// What a finished training leaves.
@@ -37,6 +38,8 @@ pub(super) struct Trained {
     pub(super) totals: Interval,
     pub(super) epochs: f64,
     pub(super) steps: u64,
+    /// Of this attempt.
+    pub(super) load_seconds: f64,
 }
 
 /// Weight of the newest step in the time that is left.
@@ -52,7 +55,9 @@ impl<'a> Session<'a> {
         let Work { context, train, job, open, data, .. } = work;
         let total = data.order.total_steps();
         let quantization = settings::quantization(&train.adapter);
+        let loading = Instant::now();
         let base = open.load(&job.backend, quantization, train.model.dropout_from_config)?;
+        let load_seconds = loading.elapsed().as_secs_f64();
         let mut trainer = settings::trainer(base.encoder, train, total)?;
         let mut history = History::default();
         let mut interval = None;
@@ -76,7 +81,7 @@ impl<'a> Session<'a> {
         }
         let log = TrainLog::begin(&context.folders.output, train.steps.log_every, total, interval)?;
         let cursor = Cursor::new(data.order);
-        Ok(Session { work, before, trainer, cursor, log, history, done, step_seconds: None })
+        Ok(Session { work, before, trainer, cursor, log, history, done, step_seconds: None, load_seconds })
     }
 
     /// Runs to the end.
@@ -113,6 +118,7 @@ impl<'a> Session<'a> {
             parameters: self.trainer.adapter().parameter_count() as u64,
             epochs: self.epochs(),
             steps: self.done,
+            load_seconds: self.load_seconds,
             history: self.history,
             totals: self.log.interval(),
         })
