@@ -2,7 +2,7 @@
 //! [head_dim, length], so that scores of one query are computed for a register of keys at a time; the scratch is
 //! linear in the text's length.
 
-use super::Args;
+use super::{Args, head_site};
 use crate::dropout::cpu::keep_mask;
 use crate::simd::{LANES, add_lanes, dot, exp, multiply_add};
 use crate::{Call, multiversion};
@@ -153,7 +153,7 @@ fn backward_place(inputs: &Inputs<'_>, place: Place, dqkv: &Shared) {
 }
 
 fn dropout_key(args: &Args, head: usize) -> [u32; 4] {
-    [args.seed_low, args.seed_high, args.step, args.site + head as u32]
+    [args.seed_low, args.seed_high, args.step, head_site(args.site, head as u32)]
 }
 
 /// Columns of one head as [head_dim, length rounded up to LANES], padded with zeros.

@@ -36,10 +36,17 @@ pub struct Args {
     pub seed_low: u32,
     pub seed_high: u32,
     pub step: u32,
+    /// Of the layer's attention; [`head_site`] gives those of the heads.
     pub site: u32,
 }
 
 impl Arguments for Args {}
+
+/// Site of the draws of one head, apart from every site below 2¹⁶: heads stand in the upper half. A `site` in
+/// [`Args`] is below 2¹⁶, and so is the number of heads.
+pub fn head_site(site: u32, head: u32) -> u32 {
+    site | head << 16
+}
 
 /// `qkv` [tokens, stride]; `cumulative_lengths` u32 [texts + 1]; `rows` u32 [tokens, 2] as for `dropout`;
 /// `out` [tokens, heads·head_dim]; `log_sum_exp` [tokens, heads].

@@ -1,6 +1,6 @@
 //! The specification of `attention`.
 
-use super::Args;
+use super::{Args, head_site};
 use crate::Real;
 use crate::dropout::reference::keeps;
 
@@ -36,7 +36,7 @@ fn factor<R: Real>(rows: &[u32], args: &Args, row: &Row, k: usize) -> R {
     if args.dropout == 0.0 {
         return R::one();
     }
-    let key = [args.seed_low, args.seed_high, args.step, args.site + row.head as u32];
+    let key = [args.seed_low, args.seed_high, args.step, head_site(args.site, row.head as u32)];
     let identity = [rows[2 * row.q], rows[2 * row.q + 1]];
     if keeps(key, identity, (k - row.start) as u32, args.dropout) {
         R::one() / (R::one() - R::from_f64(f64::from(args.dropout)))

@@ -49,8 +49,12 @@ pub(crate) struct Module {
 impl Module {
     /// Site of the random draws at the adapter's input.
     pub(crate) fn site(&self) -> u32 {
-        self.layer as u32 * SITES_A_LAYER + self.role as u32
+        module_site(self.layer, self.role)
     }
+}
+
+pub(crate) fn module_site(layer: usize, role: Role) -> u32 {
+    layer as u32 * SITES_A_LAYER + role as u32
 }
 
 impl Adapter {
@@ -64,8 +68,10 @@ impl Adapter {
         let (rank, model) = (config.rank, encoder.config());
         let factors = modules.iter().map(|&(layer, role)| {
             let [inputs, outputs] = role.widths(model);
-            let site = layer as u32 * SITES_A_LAYER + role as u32;
-            Factors { a: draw_a(seed, site, rank, inputs), b_transposed: vec![0.0; rank * outputs] }
+            Factors {
+                a: draw_a(seed, module_site(layer, role), rank, inputs),
+                b_transposed: vec![0.0; rank * outputs],
+            }
         });
         let factors: Vec<Factors> = factors.collect();
         Self::place(encoder, config.clone(), &modules, &factors)

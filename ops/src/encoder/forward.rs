@@ -10,7 +10,7 @@ use crate::tape::{LinearAt, NormAt, Saved, Tape, Value};
 use crate::{PackedBatch, Result};
 
 /// Sites of the base model's dropout within a layer; those below are the adapters' roles.
-pub(super) const ATTENTION_SITE: u32 = 8;
+const ATTENTION_SITE: u32 = 8;
 const ATTENTION_OUTPUT_SITE: u32 = 9;
 const OUTPUT_SITE: u32 = 10;
 /// Behind the embeddings: a site of no layer.
@@ -378,5 +378,33 @@ pub(super) fn lora_args(rows: usize, rank: usize, place: (usize, usize, usize), 
         stride: stride as u32,
         offset: offset as u32,
         scale,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::adapter::{Role, module_site};
+
+    #[test]
+    fn no_two_places_of_a_model_draw_from_one_site() {
+        let (layers, heads) = (24, 16);
+        let mut sites = BTreeSet::from([EMBEDDINGS_SITE]);
+        let mut count = 1;
+        for layer in 0..layers {
+            let modules = Role::ALL.map(|role| module_site(layer, role));
+            let first = layer as u32 * SITES_A_LAYER;
+            let heads = (0..heads).map(|head| attention::head_site(first + ATTENTION_SITE, head));
+            let all: Vec<u32> = modules
+                .into_iter()
+                .chain([first + ATTENTION_OUTPUT_SITE, first + OUTPUT_SITE])
+                .chain(heads)
+                .collect();
+            count += all.len();
+            sites.extend(all);
+        }
+        assert_eq!(sites.len(), count);
     }
 }
