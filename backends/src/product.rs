@@ -2,9 +2,9 @@
 
 use motley_kernels::gelu;
 
-use crate::Result;
 use crate::buffer::View;
 use crate::weight::Weight;
+use crate::{Error, Result};
 
 /// A product with a prepared weight W [out, in].
 ///
@@ -98,7 +98,7 @@ impl<'a> Linear<'a> {
 
 impl Matmul<'_> {
     /// # Errors
-    /// A matrix that is not inside its buffer.
+    /// A matrix that is not inside its buffer, or an output whose rows overlap.
     pub(crate) fn check(&self) -> Result<()> {
         let [m, n, k] = self.shape;
         let stored = |operand: &Operand<'_>, rows, columns| {
@@ -110,18 +110,25 @@ impl Matmul<'_> {
             (&self.output, (m, n), "output of a product"),
         ];
         for (operand, (rows, columns), what) in all {
-            operand.view.first(operand.elements(rows, columns, self.batch) * 4, what)?;
+            operand.view.first(operand.elements(rows, columns, self.batch).saturating_mul(4), what)?;
+        }
+        // Rows of the output are written by different threads.
+        let (what, wanted, given) = ("elements from row to row of its output", n, self.output.stride);
+        if m > 1 && given < wanted {
+            return Err(Error::Launch { entry: "product", what, wanted, given });
         }
         Ok(())
     }
 }
 
 impl Operand<'_> {
-    /// Elements from the first to the last, of `batch` matrices of stored rows and columns.
-    pub(crate) fn elements(&self, rows: usize, columns: usize, batch: usize) -> usize {
+    /// Elements from the first to the last, of `batch` matrices of stored rows and columns; where that is no number
+    /// of a `usize`, the largest, which no buffer holds.
+    fn elements(&self, rows: usize, columns: usize, batch: usize) -> usize {
         if rows == 0 || columns == 0 || batch == 0 {
             return 0;
         }
-        (batch - 1) * self.batch_stride + (rows - 1) * self.stride + columns
+        let matrices = (batch - 1).saturating_mul(self.batch_stride);
+        matrices.saturating_add((rows - 1).saturating_mul(self.stride)).saturating_add(columns)
     }
 }

@@ -35,12 +35,15 @@ pub fn level() -> Level {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
-    if is_x86_feature_detected!("avx512f")
+    // Each level is asked for exactly what the code of that level is compiled with.
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
-    {
+        && is_x86_feature_detected!("avx512bw");
+    if avx2 && avx512 {
         Level::Avx512
-    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    } else if avx2 {
         Level::Avx2
     } else {
         Level::Portable

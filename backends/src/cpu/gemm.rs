@@ -59,7 +59,7 @@ struct Shared {
     length: usize,
 }
 
-// SAFETY: each task writes its own rows and columns alone.
+// SAFETY: each task writes its own rows and columns alone; `run` asserts that rows do not overlap.
 unsafe impl Sync for Shared {}
 
 /// How the output is cut.
@@ -102,6 +102,10 @@ pub(super) fn run(product: &Product<'_>, output: &mut [f32], workers: &Workers) 
     if product.rows == 0 || product.columns == 0 {
         return;
     }
+    assert!(
+        product.rows == 1 || product.output_stride >= product.columns,
+        "rows of the output do not overlap"
+    );
     let grid = grid(product, workers.threads());
     let panels = product.columns.div_ceil(PANEL);
     let (row_tasks, panel_tasks) = (product.rows.div_ceil(grid.rows), panels.div_ceil(grid.panels));

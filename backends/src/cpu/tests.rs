@@ -294,6 +294,29 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(cpu.linear(&call(1, foreign.all())), Err(Error::Foreign { .. })));
     let args = motley_kernels::elementwise::Args { count: 4, alpha: 1.0 };
     let add = &motley_kernels::elementwise::ADD;
+#[test]
+fn matrices_that_overlap_or_overflow_are_refused() {
+    let cpu = cpu(1);
+    let buffers = [upload(&cpu, &[1.0; 64]), upload(&cpu, &[1.0; 64]), upload(&cpu, &[0.0; 64])];
+    let product = |left_stride, batch_stride, output_stride| {
+        let call = Matmul {
+            left: Operand { batch_stride, ..Operand::rows(buffers[0].all(), left_stride) },
+            right: Operand::rows(buffers[1].all(), 4),
+            output: Operand::rows(buffers[2].all(), output_stride),
+            shape: [3, 4, 2],
+            batch: 2,
+            alpha: 1.0,
+            beta: 0.0,
+        };
+        cpu.matmul(&call)
+    };
+    assert!(product(2, 0, 4).is_ok());
+    assert!(matches!(product(2, 0, 3), Err(Error::Launch { wanted: 4, given: 3, .. })));
+    for (left_stride, batch_stride) in [(usize::MAX / 2 + 1, 0), (2, usize::MAX), (usize::MAX / 4, 2)] {
+        assert!(matches!(product(left_stride, batch_stride, 4), Err(Error::OutOfBounds { .. })));
+    }
+}
+
     let launch = |buffers: [View<'_>; 2], count| cpu.launch(&Launch::new(add, &args, &buffers[..count]));
     assert!(matches!(launch([input.all(), input.all()], 1), Err(Error::Launch { wanted: 2, given: 1, .. })));
     assert!(matches!(launch([input.all(), input.all()], 2), Err(Error::Overlap { .. })));

@@ -13,7 +13,7 @@ struct Shared {
     length: usize,
 }
 
-// SAFETY: tasks write disjoint (text, head) columns; see `row`.
+// SAFETY: tasks write disjoint (text, head) columns, which `check` has asserted; see `row`.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -52,9 +52,25 @@ fn heads_of(args: &Args, place: Place) -> std::ops::Range<usize> {
     place.kv_head * group..(place.kv_head + 1) * group
 }
 
+/// Asserts what keeps the writes of tasks apart: texts lie one behind the other, and the columns of q, k and v do
+/// not overlap.
+fn check(args: &Args, cumulative: &[u32]) {
+    let texts = &cumulative[..=args.texts as usize];
+    assert!(texts.is_sorted() && texts[args.texts as usize] <= args.tokens, "texts lie one behind the other");
+    assert!(args.heads.is_multiple_of(args.kv_heads), "each key-value head has as many query heads");
+    let column =
+        |start: u32, heads: u32| (u64::from(start), u64::from(start) + u64::from(heads * args.head_dim));
+    let mut columns =
+        [column(args.query, args.heads), column(args.key, args.kv_heads), column(args.value, args.kv_heads)];
+    columns.sort_unstable();
+    let apart = columns.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+    assert!(apart && columns[2].1 <= u64::from(args.stride), "q, k and v are columns of their own");
+}
+
 pub(super) fn forward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
     let (qkv, cumulative, rows) = (call.read::<f32>(), call.read::<u32>(), call.read::<u32>());
+    check(&args, cumulative);
     let (out, log_sum_exp) = (Shared::new(call.write()), Shared::new(call.write()));
     let (dim, heads) = (args.head_dim as usize, args.heads as usize);
     call.workers.each(args.texts as usize * args.kv_heads as usize, |task| {
@@ -94,6 +110,7 @@ pub(super) fn backward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
     let (dout, qkv, out) = (call.read::<f32>(), call.read::<f32>(), call.read::<f32>());
     let (log_sum_exp, cumulative, rows) = (call.read::<f32>(), call.read::<u32>(), call.read::<u32>());
+    check(&args, cumulative);
     let dqkv = Shared::new(call.write());
     let inputs = Inputs { args: &args, dout, qkv, out, log_sum_exp, rows };
     call.workers.each(args.texts as usize * args.kv_heads as usize, |task| {

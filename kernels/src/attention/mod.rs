@@ -158,6 +158,26 @@ mod tests {
     }
 
     #[test]
+    fn texts_and_columns_that_overlap_are_refused() {
+        let sound = args(&[0, 2, 4], 2, 1, 2, 0, 0.0);
+        let run = |args: Args, lengths: &[u32]| {
+            let buffers = Buffers::new().f32(&random(4 * 8, 1)).u32(lengths).u32(&rows(4));
+            let buffers = buffers.output(16).output(8);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| buffers.run(&FORWARD, args))).is_ok()
+        };
+        assert!(run(sound, &[0, 2, 4]));
+        assert!(!run(sound, &[0, 3, 2]) && !run(sound, &[0, 2, 5]));
+        for args in [
+            Args { key: 3, ..sound },
+            Args { value: sound.key, ..sound },
+            Args { value: sound.stride - 1, ..sound },
+            Args { heads: 3, kv_heads: 2, head_dim: 1, ..sound },
+        ] {
+            assert!(!run(args, &[0, 2, 4]), "{args:?}");
+        }
+    }
+
+    #[test]
     fn large_scores_do_not_overflow_and_nan_stays_visible() {
         let args = args(&[0, 3], 1, 1, 2, 0, 0.0);
         let mut x = vec![200.0f32; 18];
