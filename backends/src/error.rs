@@ -38,6 +38,10 @@ pub enum Error {
     #[error("{what} was made by another backend")]
     Foreign { what: &'static str },
 
+    /// Row-major element of one part of a [`crate::WeightSource`].
+    #[error("element {element} of part {part} of a weight is {value}, NF4 has codes for finite values alone")]
+    NonFinite { part: usize, element: usize, value: f32 },
+
     #[error("weight {problem}: {given} where {wanted} is needed")]
     Weight { problem: &'static str, wanted: usize, given: usize },
 }

@@ -26,6 +26,16 @@ pub enum Error {
         "tensor {name} has dtype {found}, supported are F32, F16 and BF16\nhint: save the model as one of these"
     )]
     TensorDtype { name: String, found: String },
+    #[error(
+        "tensor {name} holds {value} at {place:?}, NF4 has codes for finite values alone\n\
+         hint: the weight file is damaged, or the training that made it diverged; take another copy"
+    )]
+    NonFiniteWeight { name: String, place: [usize; 2], value: f32 },
+    #[error(
+        "the vector of text {index} holds NaN or infinity\n\
+         hint: the model's weights are damaged or too large; take another copy of the model"
+    )]
+    NonFiniteEmbedding { index: usize },
     #[error("adapter target {target} matches no module\nhint: modules are {candidates}, or all-linear")]
     UnknownTarget { target: String, candidates: String },
     #[error(

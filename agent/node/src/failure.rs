@@ -115,6 +115,7 @@ pub fn workload_reason(error: &WorkloadError) -> FailureReason {
         WorkloadError::Adapter(_) | WorkloadError::Resume(_) | WorkloadError::Unusable { .. } => {
             FailureReason::UserError
         }
+        WorkloadError::NonFiniteVector { .. } => FailureReason::Numerics,
         WorkloadError::Disk(_) | WorkloadError::Checkpoint { .. } => FailureReason::Infra,
         WorkloadError::Memory { .. } => FailureReason::OomHost,
         WorkloadError::Stopped => FailureReason::Internal,
@@ -125,7 +126,7 @@ pub fn workload_reason(error: &WorkloadError) -> FailureReason {
 fn compute_reason(error: &motley_ops::Error) -> FailureReason {
     use motley_ops::Error;
     match error {
-        Error::Numerics { .. } => FailureReason::Numerics,
+        Error::Numerics { .. } | Error::NonFiniteEmbedding { .. } => FailureReason::Numerics,
         Error::Backend(error) => device_reason(error),
         Error::Row { .. } => FailureReason::DataError,
         Error::Malformed { .. }
@@ -135,6 +136,7 @@ fn compute_reason(error: &motley_ops::Error) -> FailureReason {
         | Error::MissingTensor { .. }
         | Error::TensorShape { .. }
         | Error::TensorDtype { .. }
+        | Error::NonFiniteWeight { .. }
         | Error::UnknownTarget { .. }
         | Error::AdapterSetting { .. }
         | Error::AdapterTensor { .. }
@@ -153,7 +155,9 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
     use motley_backends::Error;
     match error {
         Error::OutOfMemory { .. } => FailureReason::OomHost,
-        Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } => FailureReason::UserError,
+        Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } | Error::NonFinite { .. } => {
+            FailureReason::UserError
+        }
         Error::Threads { .. } => FailureReason::Infra,
         Error::OutOfBounds { .. }
         | Error::Misaligned { .. }

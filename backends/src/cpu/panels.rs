@@ -12,8 +12,8 @@ use motley_kernels::nf4::{self, DoubleQuantized, dynamic_map};
 
 use super::dequantize::{dequantize_rows, transpose};
 use super::tile::{PANEL, PanelRow};
-use crate::Result;
 use crate::weight::{WeightFormat, WeightSource};
+use crate::{Error, Result};
 
 /// The right factor of a product.
 pub(super) trait Panels: Sync {
@@ -68,8 +68,12 @@ impl PackedWeight {
             }
         };
         let mut first_column = 0;
-        for part in source.parts {
-            values.put(first_column, &part.values(), (shape[1], source.format));
+        for (index, part) in source.parts.iter().enumerate() {
+            let stored = part.values();
+            if source.format != WeightFormat::F32 {
+                check_finite(index, &stored)?;
+            }
+            values.put(first_column, &stored, (shape[1], source.format));
             first_column += part.shape[0];
         }
         Ok(PackedWeight { shape, bias: source.bias.map(PanelRow::of), values })
@@ -112,6 +116,14 @@ impl PackedWeight {
             }
         }
         values
+    }
+}
+
+/// A broken weight must not become a sound one: what is not finite has no code.
+fn check_finite(part: usize, values: &[f32]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(element) => Err(Error::NonFinite { part, element, value: values[element] }),
     }
 }
 

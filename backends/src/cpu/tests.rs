@@ -160,6 +160,28 @@ fn half_precision_sources_are_widened() {
 }
 
 #[test]
+fn values_that_are_not_finite_are_refused_where_they_would_be_quantized() {
+    let cpu = cpu(1);
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (sound, mut values) = (random(3 * 64, 1), random(3 * 64, 2));
+        values[70] = broken;
+        let part = |values| WeightPart {
+            bytes: bytemuck::cast_slice(values),
+            shape: [3, 64],
+            dtype: SourceDtype::F32,
+        };
+        let parts = [part(&sound), part(&values)];
+        for format in [SINGLE, DOUBLE] {
+            let refused = cpu.prepare_weight(&WeightSource { parts: &parts, bias: None, format });
+            assert!(matches!(refused, Err(Error::NonFinite { part: 1, element: 70, .. })), "{refused:?}");
+            assert_eq!(cpu.memory().live, 0, "a refused weight is not counted");
+        }
+        let source = WeightSource { parts: &parts, bias: None, format: WeightFormat::F32 };
+        assert!(cpu.prepare_weight(&source).is_ok(), "as f32 it is what it is");
+    }
+}
+
+#[test]
 fn a_row_has_the_same_bits_in_any_batch_and_with_any_threads() {
     let (out, width) = (384, 192);
     let (values, bias, x) = (random(out * width, 1), random(out, 2), random(97 * width, 3));

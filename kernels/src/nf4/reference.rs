@@ -18,7 +18,11 @@ fn nearest(scaled: f32) -> u8 {
 }
 
 /// Returns the packed codes and one absmax a block.
+///
+/// # Panics
+/// If a value is not finite: NaN would get the code of 0, and infinity turn its whole block into NaN.
 pub fn quantize(x: &[f32]) -> (Vec<u8>, Vec<f32>) {
+    assert!(x.iter().all(|v| v.is_finite()), "NF4 has codes for finite values alone");
     let (mut codes, mut scales) = (Vec::with_capacity(x.len() + 1), vec![]);
     for block in x.chunks(BLOCK) {
         let absmax = block.iter().fold(0.0f32, |a, b| a.max(b.abs()));

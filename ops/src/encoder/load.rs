@@ -1,6 +1,6 @@
 //! From files to a device.
 
-use motley_backends::{Weight, WeightFormat, WeightPart, WeightSource};
+use motley_backends::{Error, Weight, WeightFormat, WeightPart, WeightSource};
 
 use super::{Embeddings, Encoder, Layer, LoadOptions, ModelFiles, Norm};
 use crate::adapter::{Role, module_path};
@@ -101,6 +101,14 @@ impl Builder<'_> {
             Some(quantization) => WeightFormat::Nf4 { double_quantization: quantization.double },
         };
         let source = WeightSource { parts: &parts, format, bias: Some(&bias) };
-        Ok(self.device.backend.prepare_weight(&source)?)
+        let named = |error| match error {
+            Error::NonFinite { part, element, value } => crate::Error::NonFiniteWeight {
+                name: format!("{}.weight", module_path(layer, roles[part])),
+                place: [element / parts[part].shape[1], element % parts[part].shape[1]],
+                value,
+            },
+            other => other.into(),
+        };
+        self.device.backend.prepare_weight(&source).map_err(named)
     }
 }

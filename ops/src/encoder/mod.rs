@@ -163,8 +163,22 @@ impl Encoder {
     /// the same bits alone and in any batch on the CPU.
     ///
     /// # Errors
-    /// A text without tokens or with too many, an unknown id, a device that failed.
+    /// A text without tokens or with too many, an unknown id, a vector that is not finite, a device that failed.
     pub fn embed(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
+        let vectors = self.embed_unchecked(texts)?;
+        let broken = |vector: &[f32]| !vector.iter().all(|value| value.is_finite());
+        match vectors.chunks_exact(self.hidden()).position(broken) {
+            None => Ok(vectors),
+            Some(index) => Err(Error::NonFiniteEmbedding { index }),
+        }
+    }
+
+    /// As [`Encoder::embed`] for callers that answer for each text by itself: vectors that are not finite are among
+    /// the others.
+    ///
+    /// # Errors
+    /// A text without tokens or with too many, an unknown id, a device that failed.
+    pub fn embed_unchecked(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
         for run in split_by_budget(texts.iter().map(|text| text.ids.len()), EMBED_TOKENS) {
             let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();

@@ -9,7 +9,7 @@
 //! first in turn again and again, so a text longer than the budget runs alone instead of waiting for ever. A request
 //! whose caller has gone is dropped before it is computed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -241,24 +241,33 @@ impl Queue {
         batch
     }
 
-    /// Keeps each text's vector and answers the requests that are complete.
+    /// Keeps each text's vector and answers the requests that are complete. A vector that is not finite fails its own
+    /// request alone: which texts run together is chance.
     fn deliver(&mut self, batch: &Batch, answer: Answer) {
         let width = answer.as_ref().map_or(0, |vectors| vectors.len() / batch.texts.len().max(1));
-        let mut failed = Vec::new();
+        let mut failed = BTreeMap::new();
         for (row, &(position, text)) in batch.owners.iter().enumerate() {
             let Some(request) = self.requests.get_mut(position) else { continue };
             request.done += 1;
             match &answer {
-                Ok(vectors) => request.vectors[text] = vectors[row * width..(row + 1) * width].to_vec(),
-                Err(_) => failed.push(position),
+                Ok(vectors) => {
+                    let vector = &vectors[row * width..(row + 1) * width];
+                    request.vectors[text] = vector.to_vec();
+                    if !vector.iter().all(|value| value.is_finite()) {
+                        failed.insert(position, format!("the vector of input {text} holds NaN or infinity"));
+                    }
+                }
+                Err(message) => {
+                    failed.insert(position, message.clone());
+                }
             }
         }
         let mut waiting = VecDeque::with_capacity(self.requests.len());
         for (position, request) in std::mem::take(&mut self.requests).into_iter().enumerate() {
-            if let (Err(message), true) = (&answer, failed.contains(&position)) {
+            if let Some(message) = failed.remove(&position) {
                 let rest = request.texts[request.taken..].iter().map(|text| text.ids.len()).sum::<usize>();
                 self.tokens = self.tokens.saturating_sub(rest);
-                let _ = request.reply.send(Err(message.clone()));
+                let _ = request.reply.send(Err(message));
             } else if request.done == request.texts.len() {
                 let _ = request.reply.send(Ok(request.vectors.concat()));
             } else {

@@ -141,7 +141,7 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
 }
 
 fn compute(model: TextModel) -> Compute {
-    Box::new(move |texts| model.encoder.embed(texts).map_err(|error| error.to_string()))
+    Box::new(move |texts| model.encoder.embed_unchecked(texts).map_err(|error| error.to_string()))
 }
 
 /// Over when the job is to stop, or could not start.

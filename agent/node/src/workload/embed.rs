@@ -14,7 +14,7 @@ use super::identity::AdapterFiles;
 use super::model::{TextModel, embed_window, open_device, open_model, shown_seconds};
 use super::vectors::{Format, VectorFile};
 use crate::models::{Fetched, ModelSettings, Places};
-use crate::text::{DataError, Lines, Row};
+use crate::text::{DataError, Lines, Place, Row};
 
 /// What to embed, with what, and where to.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// Embeds a file.
 ///
 /// # Errors
-/// Model, adapter, input or output that cannot be used. No output is left behind then.
+/// Model, adapter, input or output that cannot be used, a vector that is not finite. No output is left behind then.
 pub fn embed_file(
     options: &EmbedOptions,
     progress: &mut dyn FnMut(EmbedProgress),
@@ -77,11 +77,17 @@ pub fn embed_file(
     let (mut tokens, mut truncated, mut done) = (0, 0, 0);
     let started = Instant::now();
     loop {
-        let window = texts.window()?;
+        let Window { texts: window, places } = texts.window()?;
         if window.is_empty() {
             break;
         }
-        let part = embed_window(&model.encoder, &model.tokenizer, &*model.backend, (&window, &prompt))?;
+        let part = embed_window(&model.encoder, &model.tokenizer, &*model.backend, (&window, &prompt));
+        let part = part.map_err(|error| match error {
+            WorkloadError::Compute(motley_ops::Error::NonFiniteEmbedding { index }) => {
+                WorkloadError::NonFiniteVector { place: places[index].clone() }
+            }
+            other => other,
+        })?;
         file.write(&part.vectors)?;
         tokens += part.tokens;
         truncated += part.truncated;
@@ -128,6 +134,13 @@ impl EmbedSummary {
     }
 }
 
+/// Texts that are held at once, each with where it stands.
+#[derive(Debug, Default)]
+struct Window {
+    texts: Vec<String>,
+    places: Vec<Place>,
+}
+
 /// The texts of a file, a window at a time.
 struct Texts {
     lines: Lines,
@@ -146,21 +159,22 @@ impl Texts {
 
     /// The next texts; none at the end. A blank line is an empty text, which has a vector like any other; in JSON
     /// lines it is skipped.
-    fn window(&mut self) -> Result<Vec<String>, DataError> {
-        let (mut window, mut bytes) = (Vec::new(), 0);
-        while window.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
+    fn window(&mut self) -> Result<Window, DataError> {
+        let (mut window, mut bytes) = (Window::default(), 0);
+        while window.texts.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
             let Some((place, line)) = self.lines.next_line()? else { break };
             self.bytes_read += line.len() as u64 + 1;
             if self.json && line.trim().is_empty() {
                 continue;
             }
             let text = if self.json {
-                Row::parse(place, line)?.any_text("text")?.to_owned()
+                Row::parse(place.clone(), line)?.any_text("text")?.to_owned()
             } else {
                 line.to_owned()
             };
             bytes += text.len();
-            window.push(text);
+            window.texts.push(text);
+            window.places.push(place);
         }
         Ok(window)
     }
@@ -177,7 +191,7 @@ mod tests {
         let mut texts = Texts::open(&path).unwrap();
         let mut windows = Vec::new();
         loop {
-            let window = texts.window()?;
+            let window = texts.window()?.texts;
             if window.is_empty() {
                 return Ok(windows);
             }

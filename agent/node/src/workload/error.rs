@@ -7,7 +7,7 @@ use super::disk::DiskError;
 use super::identity::AdapterError;
 use crate::models::ModelError;
 use crate::serve::ServeError;
-use crate::text::{DataError, TextError};
+use crate::text::{DataError, Place, TextError};
 
 /// Any error of train, evaluate, serve, embed, export and bench. `failure` maps each to a reason.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,11 @@ pub enum WorkloadError {
     Compute(#[from] motley_ops::Error),
     #[error(transparent)]
     Device(#[from] motley_backends::Error),
+    #[error(
+        "{place}: the vector holds NaN or infinity\n\
+         hint: the model's weights are damaged or too large; take another copy of the model"
+    )]
+    NonFiniteVector { place: Place },
     /// With the newest checkpoint that is whole.
     #[error("checkpoint of step {step}: {source}{}", kept(*newest))]
     Checkpoint { step: u64, newest: Option<u64>, source: DiskError },
@@ -43,6 +48,18 @@ pub enum WorkloadError {
     /// The stop flag was set; what there was has been kept.
     #[error("stopped")]
     Stopped,
+}
+
+impl WorkloadError {
+    /// Gives a text that is named by its place the place it has for the caller.
+    pub(super) fn renumbered(self, place: impl Fn(usize) -> usize) -> Self {
+        match self {
+            WorkloadError::Compute(motley_ops::Error::NonFiniteEmbedding { index }) => {
+                motley_ops::Error::NonFiniteEmbedding { index: place(index) }.into()
+            }
+            other => other,
+        }
+    }
 }
 
 fn kept(newest: Option<u64>) -> String {

@@ -190,7 +190,8 @@ impl TextModel {
             Embedded { vectors: Vec::with_capacity(texts.len() * self.hidden()), ..Embedded::default() };
         observe(0)?;
         for (window, texts) in texts.chunks(WINDOW_TEXTS).enumerate() {
-            let part = embed_window(&self.encoder, &self.tokenizer, &*self.backend, (texts, prompt))?;
+            let part = embed_window(&self.encoder, &self.tokenizer, &*self.backend, (texts, prompt))
+                .map_err(|error| error.renumbered(|index| window * WINDOW_TEXTS + index))?;
             all.vectors.extend_from_slice(&part.vectors);
             all.tokens += part.tokens;
             all.truncated += part.truncated;
@@ -217,7 +218,8 @@ pub(crate) fn embed_window<T: AsRef<str> + Sync>(
         order.iter().map(|&index| tokenized[index].take().expect("an order names each index once")).collect();
     let tokens = sorted.iter().map(|text| text.ids.len() as u64).sum();
     let width = encoder.hidden();
-    let rows = encoder.embed(&sorted)?;
+    let rows = encoder.embed(&sorted).map_err(WorkloadError::from);
+    let rows = rows.map_err(|error| error.renumbered(|index| order[index]))?;
     let mut vectors = vec![0f32; rows.len()];
     for (row, &index) in rows.chunks_exact(width).zip(&order) {
         vectors[index * width..(index + 1) * width].copy_from_slice(row);

@@ -176,3 +176,41 @@ fn what_cannot_be_embedded_leaves_no_file() {
         std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["texts.jsonl"]);
 }
+
+/// A copy of a model's folder in which the word embedding of `token` is NaN.
+fn with_broken_token(folder: &Path, token: u64) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "modules.json"] {
+        std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
+    }
+    std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
+    std::fs::copy(folder.join("1_Pooling/config.json"), copy.path().join("1_Pooling/config.json")).unwrap();
+    let mut weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&weights[8..8 + length]).unwrap();
+    let table = &header["embeddings.word_embeddings.weight"];
+    let (start, width) = (table["data_offsets"][0].as_u64().unwrap(), table["shape"][1].as_u64().unwrap());
+    let row = 8 + length + (start + token * width * 4) as usize;
+    for value in weights[row..row + width as usize * 4].chunks_exact_mut(4) {
+        value.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(copy.path().join("model.safetensors"), weights).unwrap();
+    copy
+}
+
+#[test]
+fn a_vector_that_is_not_finite_ends_embedding_with_its_line_and_leaves_no_file() {
+    let Some(folder) = model_folder() else { return };
+    // The last letter of the third line is the only `z` of the file.
+    let z = 1062;
+    let broken = with_broken_token(&folder, z);
+    let texts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(texts.path(), "a longer first line\nb\nb z\nc\n").unwrap();
+    let error = embed(broken.path(), None, texts.path()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(" line 3: the vector holds NaN"), "{message}");
+    let reason = crate::failure::workload_reason(&error);
+    assert_eq!(reason, motley_scheduler_core::failure::FailureReason::Numerics);
+    std::fs::write(texts.path(), "a longer first line\nb\nc\n").unwrap();
+    assert!(embed(broken.path(), None, texts.path()).unwrap().iter().all(|value| value.is_finite()));
+}
