@@ -50,3 +50,22 @@ pub const ALL: &[&Kernel] = &[
     &squared_error::KERNEL,
     &sum_squares::KERNEL,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_fits_the_immediates_of_every_target_and_bears_its_kernels_name() {
+        assert!(ALL.is_sorted_by_key(|kernel| kernel.name));
+        for kernel in ALL {
+            assert!(!kernel.entries.is_empty());
+            for entry in kernel.entries {
+                let bytes = entry.argument_bytes;
+                let fits = bytes > 0 && bytes <= kernel::ARGUMENT_BYTES_MAX && bytes.is_multiple_of(4);
+                assert!(fits, "{} has {bytes} bytes of arguments", entry.name);
+                assert_eq!(entry.name.split_once('.').map(|(name, _)| name), Some(kernel.name));
+            }
+        }
+    }
+}

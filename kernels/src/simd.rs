@@ -27,10 +27,21 @@ impl Level {
     }
 }
 
-/// The best instruction set of this processor.
+/// Names a level that is not to be exceeded: `avx2` or `portable`. For tests of the other bodies, and for giving one
+/// machine the numerics class of another.
+pub const LEVEL_VARIABLE: &str = "MOTLEY_SIMD";
+
+/// The best instruction set of this processor that [`LEVEL_VARIABLE`] allows.
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(detect)
+    *LEVEL.get_or_init(|| {
+        let limit = std::env::var(LEVEL_VARIABLE).ok();
+        match (limit.as_deref(), detect()) {
+            (Some("portable"), _) => Level::Portable,
+            (Some("avx2"), Level::Avx512) => Level::Avx2,
+            (_, best) => best,
+        }
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -228,5 +239,29 @@ mod tests {
         assert!(exp::<true>(f32::NAN).is_nan() && erf::<true>(f32::NAN).is_nan());
         assert_eq!(exp::<true>(f32::NEG_INFINITY), 0.0);
         assert!((erf::<true>(f32::INFINITY) - 1.0).abs() < 1e-7);
+    }
+
+    /// The tests of this crate again with each lesser instruction set: a level is chosen once a process.
+    #[test]
+    fn every_instruction_set_of_this_processor_passes_all_tests() {
+        if let Ok(name) = std::env::var(LEVEL_VARIABLE) {
+            assert_eq!(level().name(), name);
+            return;
+        }
+        let lesser: &[Level] = match level() {
+            Level::Avx512 => &[Level::Avx2, Level::Portable],
+            Level::Avx2 => &[Level::Portable],
+            Level::Portable => &[],
+        };
+        for level in lesser {
+            let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = tests.env(LEVEL_VARIABLE, level.name()).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}:\n{told}", level.name());
+            assert!(
+                told.contains("every_instruction_set_of_this_processor_passes_all_tests ... ok"),
+                "{told}"
+            );
+        }
     }
 }

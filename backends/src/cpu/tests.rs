@@ -295,28 +295,6 @@ fn matmul_takes_transposes_strides_batches_alpha_and_beta() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
-    let cpu = cpu(1);
-    let weight = weight(&cpu, &random(8 * 4, 1), [8, 4], WeightFormat::F32, None);
-    let (input, output) = (upload(&cpu, &[0.0; 8]), upload(&cpu, &[0.0; 15]));
-    let call = |rows, output| Linear {
-        input: input.all(),
-        weight: &weight,
-        output,
-        rows,
-        epilogue: Epilogue::None,
-        direction: Direction::Forward,
-        accumulate: false,
-    };
-    assert!(matches!(cpu.linear(&call(2, output.all())), Err(Error::OutOfBounds { .. })));
-    assert!(cpu.linear(&call(1, output.at(4))).is_ok());
-    assert!(cpu.linear(&call(0, output.all())).is_ok());
-    let null = crate::null::Null::new(&DeviceRequest::default());
-    let foreign = null.allocate(64, Category::Activations).unwrap();
-    assert!(matches!(cpu.linear(&call(1, foreign.all())), Err(Error::Foreign { .. })));
-    let args = motley_kernels::elementwise::Args { count: 4, alpha: 1.0 };
-    let add = &motley_kernels::elementwise::ADD;
-#[test]
 fn matrices_that_overlap_or_overflow_are_refused() {
     let cpu = cpu(1);
     let buffers = [upload(&cpu, &[1.0; 64]), upload(&cpu, &[1.0; 64]), upload(&cpu, &[0.0; 64])];
@@ -339,10 +317,56 @@ fn matrices_that_overlap_or_overflow_are_refused() {
     }
 }
 
+#[test]
+fn what_cannot_be_is_refused() {
+    let cpu = cpu(1);
+    let weight = weight(&cpu, &random(8 * 4, 1), [8, 4], WeightFormat::F32, None);
+    let (input, output) = (upload(&cpu, &[0.0; 8]), upload(&cpu, &[0.0; 15]));
+    let call = |rows, output| Linear {
+        input: input.all(),
+        weight: &weight,
+        output,
+        rows,
+        epilogue: Epilogue::None,
+        direction: Direction::Forward,
+        accumulate: false,
+    };
+    assert!(matches!(cpu.linear(&call(2, output.all())), Err(Error::OutOfBounds { .. })));
+    assert!(cpu.linear(&call(1, output.at(4))).is_ok());
+    assert!(cpu.linear(&call(0, output.all())).is_ok());
+    let null = crate::null::Null::new(&DeviceRequest::default());
+    let foreign = null.allocate(64, Category::Activations).unwrap();
+    assert!(matches!(cpu.linear(&call(1, foreign.all())), Err(Error::Foreign { .. })));
+    let args = motley_kernels::elementwise::Args { count: 4, alpha: 1.0 };
+    let add = &motley_kernels::elementwise::ADD;
     let launch = |buffers: [View<'_>; 2], count| cpu.launch(&Launch::new(add, &args, &buffers[..count]));
     assert!(matches!(launch([input.all(), input.all()], 1), Err(Error::Launch { wanted: 2, given: 1, .. })));
     assert!(matches!(launch([input.all(), input.all()], 2), Err(Error::Overlap { .. })));
     assert!(launch([input.part(0, 16), input.part(16, 16)], 2).is_ok());
     let limited = Cpu::new(&DeviceRequest { memory_limit: Some(100), ..DeviceRequest::default() }).unwrap();
     assert!(matches!(limited.allocate(101, Category::Workspace), Err(Error::OutOfMemory { free: 100, .. })));
+}
+
+/// The tests of this crate again with each lesser instruction set: a level is chosen once a process.
+#[test]
+fn every_instruction_set_of_this_processor_passes_all_tests() {
+    use motley_kernels::simd::{LEVEL_VARIABLE, Level, level};
+
+    if let Ok(name) = std::env::var(LEVEL_VARIABLE) {
+        let class = cpu(1).info().numerics_class.clone();
+        assert!(class.ends_with(&name), "{class} is not {name}");
+        return;
+    }
+    let lesser: &[Level] = match level() {
+        Level::Avx512 => &[Level::Avx2, Level::Portable],
+        Level::Avx2 => &[Level::Portable],
+        Level::Portable => &[],
+    };
+    for level in lesser {
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = tests.env(LEVEL_VARIABLE, level.name()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}:\n{told}", level.name());
+        assert!(told.contains("every_instruction_set_of_this_processor_passes_all_tests ... ok"), "{told}");
+    }
 }

@@ -82,7 +82,10 @@ mod tests {
                 assert_close(&dx[0], &reference::backward(&wide(&dy), &wide(&x), kind), relative * 2.0);
             }
         }
-        let nan = Buffers::new().f32(&[f32::NAN]).output(1).run(&FORWARD, Args { count: 1, kind: 0 });
-        assert!(nan[0][0].is_nan());
+        for kind in KINDS {
+            let args = Args { count: 1, kind: kind as u32 };
+            let nan = Buffers::new().f32(&[f32::NAN]).output(1).run(&FORWARD, args);
+            assert!(nan[0][0].is_nan() && reference::forward(&[f64::NAN], kind)[0].is_nan(), "{kind:?}");
+        }
     }
 }

@@ -17,7 +17,9 @@ pub fn forward<R: Real>(x: &[R], kind: Kind) -> Vec<R> {
             half::<R>() * x * (R::one() + (x * R::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf())
         }
         Kind::Tanh => half::<R>() * x * (R::one() + tanh_argument(x).tanh()),
-        Kind::Relu => x.max(R::zero()),
+        // Not the maximum of both, which of a number and NaN is the number.
+        Kind::Relu if x < R::zero() => R::zero(),
+        Kind::Relu => x,
     };
     x.iter().map(|x| one(*x)).collect()
 }

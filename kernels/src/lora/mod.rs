@@ -71,6 +71,51 @@ mod tests {
     }
 
     #[test]
+    fn gradients_of_expand_are_dot_and_outer() {
+        let (h, m, dy) = (wide(&random(6, 4)), wide(&random(8, 5)), wide(&random(12, 6)));
+        let scaled: Vec<f64> = dy.iter().map(|d| 0.75 * d).collect();
+        let dh = reference::dot(&scaled, &m, (2, 4));
+        assert_gradient(&h, &dy, &dh, |h| reference::expand(h, &m, (2, 4), 0.75));
+        let dm = reference::outer(&h, &dy, (2, 4), 0.75);
+        assert_gradient(&m, &dy, &dm, |m| reference::expand(&h, m, (2, 4), 0.75));
+    }
+
+    /// y = s·(dropout(x)·Aᵀ)·Bᵀ with inputs 4, rank 2, outputs 3, by the rules that `ops` composes.
+    #[test]
+    fn gradients_of_the_whole_adapter_are_composed_of_the_three_products_and_dropout() {
+        use crate::dropout;
+
+        let (x, a, b) = (wide(&random(20, 7)), wide(&random(8, 8)), wide(&random(6, 9)));
+        let (dy, scale) = (wide(&random(15, 10)), 1.5);
+        let names: Vec<u32> = (0..5).flat_map(|t| [t / 2, t % 2]).collect();
+        let dropping = dropout::Args {
+            rows: 5,
+            features: 4,
+            probability: 0.4,
+            seed_low: 1,
+            seed_high: 2,
+            step: 3,
+            site: 4,
+            stride: 4,
+            offset: 0,
+        };
+        let drop = |x: &[f64]| dropout::reference::apply(x, &names, &dropping);
+        let forward = |x: &[f64], a: &[f64], b: &[f64]| {
+            reference::expand(&reference::dot(&drop(x), a, (2, 4)), b, (2, 3), scale)
+        };
+        let dropped = drop(&x);
+        assert!(dropped.contains(&0.0) && dropped != vec![0.0; 20]);
+        let h = reference::dot(&dropped, &a, (2, 4));
+        let db = reference::outer(&h, &dy, (2, 3), scale);
+        let dh = reference::dot(&dy, &b, (2, 3));
+        let da = reference::outer(&dh, &dropped, (2, 4), scale);
+        let dx = drop(&reference::expand(&dh, &a, (2, 4), scale));
+        assert_gradient(&b, &dy, &db, |b| forward(&x, &a, b));
+        assert_gradient(&a, &dy, &da, |a| forward(&x, a, &b));
+        assert_gradient(&x, &dy, &dx, |x| forward(x, &a, &b));
+    }
+
+    #[test]
     fn fast_paths_agree_with_the_specification() {
         for (rows, rank, width, gap) in
             [(0, 2, 8, 0), (1, 1, 1, 0), (5, 8, 384, 3), (300, 9, 50, 0), (33, 16, 70, 7)]

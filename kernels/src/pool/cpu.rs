@@ -55,8 +55,10 @@ pub(super) fn backward(call: &mut Call<'_>) {
         }
         if kind == Kind::Max && end > start {
             for h in 0..hidden {
-                let first_largest =
-                    |a: usize, b: usize| if x[b * hidden + h] > x[a * hidden + h] { b } else { a };
+                let at = |t: usize| x[t * hidden + h];
+                let first_largest = |a: usize, b: usize| {
+                    if at(b) > at(a) || at(b).is_nan() && !at(a).is_nan() { b } else { a }
+                };
                 dx[(start..end).fold(start, first_largest) * hidden + h] = dout[h];
             }
         }
@@ -73,7 +75,8 @@ multiversion! {
     fn take_larger(row: &[f32], out: &mut [f32]) {
         let _ = FMA;
         for i in 0..out.len() {
-            out[i] = if row[i] > out[i] { row[i] } else { out[i] };
+            // False for NaN on either side: what is NaN stays, what comes as NaN is taken.
+            out[i] = if row[i] <= out[i] || out[i].is_nan() { out[i] } else { row[i] };
         }
     }
 }

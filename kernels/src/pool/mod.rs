@@ -1,7 +1,7 @@
 //! One vector a text from the vectors of its tokens.
 //!
 //! mean: Σ x / n;  mean_sqrt_length: Σ x / √n;  weighted_mean: Σ i·x_i / Σ i (i from 1);  cls: x_1;
-//! last_token: x_n;  max: the largest of each feature. A text without tokens gives zeros.
+//! last_token: x_n;  max: the largest of each feature, NaN if one is NaN. A text without tokens gives zeros.
 //!
 //! Source: sentence-transformers' `Pooling` module.
 
@@ -107,6 +107,31 @@ mod tests {
                     &reference::backward(&wide(&dout), &wide(&x), &LENGTHS, hidden, kind),
                     1e-6,
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn nan_comes_through_every_kind() {
+        // Three tokens of two features; NaN is last, first or in the middle of the first feature.
+        for place in 0..3 {
+            let mut x = [1.0f32, 1.0, 2.0, 2.0, 3.0, 3.0];
+            x[place * 2] = f32::NAN;
+            for kind in Kind::ALL {
+                let args = Args { texts: 1, hidden: 2, kind: kind as u32 };
+                let got = Buffers::new().f32(&x).u32(&[0, 3]).output(2).run(&FORWARD, args);
+                let wanted = reference::forward(&wide(&x), &[0, 3], 2, kind);
+                let skipped = kind == Kind::Cls && place != 0 || kind == Kind::LastToken && place != 2;
+                assert_eq!(got[0][0].is_nan(), !skipped, "{kind:?} {place}");
+                assert_eq!(wanted[0].is_nan(), !skipped, "{kind:?} {place}");
+                // The other feature is sound.
+                assert_close(&got[0][1..], &wanted[1..], 1e-6);
+                if kind == Kind::Max {
+                    let dx = Buffers::new().f32(&[5.0, 7.0]).f32(&x).u32(&[0, 3]).output(6);
+                    let dx = dx.run(&BACKWARD, args);
+                    let wanted = reference::backward(&[5.0, 7.0], &wide(&x), &[0, 3], 2, kind);
+                    assert_eq!(wide(&dx[0]), wanted);
+                }
             }
         }
     }

@@ -3,11 +3,12 @@
 use super::Kind;
 use crate::Real;
 
-/// Index of the token that holds the maximum of feature `h`; the first of equals.
+/// Index of the token that holds the maximum of feature `h`; the first of equals, the first NaN before all.
 fn argmax<R: Real>(x: &[R], (start, end): (usize, usize), h: usize, hidden: usize) -> usize {
     let mut best = start;
     for t in start..end {
-        if x[t * hidden + h] > x[best * hidden + h] {
+        let (value, largest) = (x[t * hidden + h], x[best * hidden + h]);
+        if value > largest || value.is_nan() && !largest.is_nan() {
             best = t;
         }
     }
@@ -23,8 +24,11 @@ pub fn forward<R: Real>(x: &[R], cumulative_lengths: &[u32], hidden: usize, kind
     let mut out = vec![];
     for (start, end) in spans(cumulative_lengths) {
         for h in 0..hidden {
+            // A token of no weight is not looked at: 0 times NaN would be NaN.
+            let weight = |t: &usize| kind.weight(t - start, end - start);
             let sum = (start..end)
-                .map(|t| R::from_f64(kind.weight(t - start, end - start)) * x[t * hidden + h])
+                .filter(|t| weight(t) != 0.0)
+                .map(|t| R::from_f64(weight(&t)) * x[t * hidden + h])
                 .sum::<R>();
             let is_max = kind == Kind::Max && end > start;
             out.push(if is_max { x[argmax(x, (start, end), h, hidden) * hidden + h] } else { sum });

@@ -1,4 +1,4 @@
-//! The CPU path of `sum_squares`, which is also its specification.
+//! The CPU path of `sum_squares`: in f64, so that the order of additions shows in no bit of the norm that matters.
 
 use super::{Args, PIECE};
 use crate::Call;

@@ -3,6 +3,7 @@
 //! out = Σ x², in f64 by pieces of [`PIECE`] elements, added in order of index.
 
 mod cpu;
+pub mod reference;
 
 use crate::{Arguments, Binding, Entry, Kernel};
 
@@ -39,7 +40,11 @@ mod tests {
         for count in [0, 1, 4097, 50_000] {
             let x = random(count, 1);
             let got = Buffers::new().f32(&x).output(1).run(&FORWARD, Args { count: count as u32 });
-            assert_close(&got[0], &[wide(&x).iter().map(|v| v * v).sum()], 1e-7);
+            assert_close(&got[0], &[reference::forward(&wide(&x))], 1e-7);
         }
+        let overflow = Buffers::new().f32(&[3e38, 3e38]).output(1).run(&FORWARD, Args { count: 2 });
+        assert_eq!(overflow[0], [f32::INFINITY], "a norm beyond f32 is seen, not wrapped");
+        let nan = Buffers::new().f32(&[1.0, f32::NAN]).output(1).run(&FORWARD, Args { count: 2 });
+        assert!(nan[0][0].is_nan());
     }
 }
