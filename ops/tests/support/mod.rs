@@ -2,6 +2,10 @@
 //! and skipped.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod infonce;
+pub mod plain;
+pub mod small;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,4 +94,9 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 pub fn json_lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Central difference of the fourth order.
+pub fn difference(mut along: impl FnMut(f64) -> f64, step: f64) -> f64 {
+    (8.0 * (along(step) - along(-step)) - (along(2.0 * step) - along(-2.0 * step))) / (12.0 * step)
 }
