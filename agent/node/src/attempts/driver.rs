@@ -176,7 +176,8 @@ impl Driver {
             self.stopping.get_or_insert_with(|| Stopping::new(STALE_GRACE));
         }
         if let Some(grace) = orders.stop {
-            self.stopping.get_or_insert_with(|| Stopping::new(grace));
+            let document = &self.spec.assignment.document;
+            self.stopping.get_or_insert_with(|| Stopping::of_job(document, grace));
         }
         self.tell_lease(orders);
     }

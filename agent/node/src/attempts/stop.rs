@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use motley_scheduler_core::document::{Document, Workload};
 use motley_scheduler_core::unit::Span;
 use nix::sys::signal::Signal;
 
@@ -36,6 +37,15 @@ enum Step {
 }
 
 impl Stopping {
+    /// `ordered` is what the scheduler, which knows no documents, allows every job. A server is let finish its drain.
+    pub(crate) fn of_job(document: &str, ordered: Span) -> Self {
+        let needed = match Document::parse(document).map(|document| document.workload) {
+            Ok(Workload::Serve(serve)) => crate::serve::stop_grace(&serve),
+            _ => ordered,
+        };
+        Self::new(ordered.max(needed))
+    }
+
     pub(crate) fn new(grace: Span) -> Self {
         Stopping { since: Instant::now(), grace: duration(grace).max(GRACE_MIN), step: Step::None }
     }
@@ -71,5 +81,23 @@ impl Stopping {
             Step::Terminated => process.signal(Signal::SIGTERM),
             Step::Killed => process.signal(Signal::SIGKILL),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVE: &str = "version = 1\nkind = \"serve\"\nname = \"s\"\n[model]\nsource = \"a/b\"\n";
+
+    #[test]
+    fn a_server_is_given_its_drain_and_time_to_end() {
+        let grace = |document: &str, ordered| Stopping::of_job(document, Span::from_seconds(ordered)).grace;
+        let drain = |text: &str| format!("{SERVE}[batch]\ndrain = \"{text}\"\n");
+        let seconds = Duration::from_secs;
+        assert!(grace(SERVE, 30) > seconds(32), "the default drain and its linger are more than any order");
+        assert!(grace(&drain("10m"), 30) > seconds(602));
+        assert_eq!(grace(&drain("1s"), 30), seconds(30));
+        assert_eq!(grace("nonsense", 30), seconds(30));
     }
 }

@@ -132,13 +132,15 @@ fn ids(items: &[Value]) -> Result<Vec<u32>, ApiError> {
     ids.ok_or_else(|| ApiError::invalid("input", message))
 }
 
-/// The inputs as token ids, checked against the limits.
+/// The inputs as token ids, checked against the limits. Tokenizing takes a while: `still_asked` is looked at before
+/// each text, and nothing is the answer once it is false.
 pub(crate) fn tokenize(
     input: &Input,
     tokenizer: &TextTokenizer,
     prompt: &str,
     limits: RequestLimits,
-) -> Result<Vec<Encoded>, ApiError> {
+    still_asked: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Encoded>>, ApiError> {
     if input.count() > limits.inputs_max {
         let (count, limit) = (input.count(), limits.inputs_max);
         return Err(ApiError::invalid(
@@ -149,7 +151,7 @@ pub(crate) fn tokenize(
     let mut total = 0;
     let mut check = |encoded: Encoded| {
         if encoded.is_truncated() && limits.truncate == Truncate::Error {
-            return Err(too_long(encoded.full_length, tokenizer.max_length()));
+            return Err(too_long(&encoded, tokenizer.max_length()));
         }
         total += encoded.text.ids.len();
         if total > limits.tokens_max {
@@ -164,6 +166,7 @@ pub(crate) fn tokenize(
     match input {
         Input::Texts(texts) => texts
             .iter()
+            .take_while(|_| still_asked())
             .map(|text| {
                 if text.is_empty() {
                     return Err(ApiError::invalid(
@@ -174,14 +177,19 @@ pub(crate) fn tokenize(
                 let encoded = tokenizer.encode(text, prompt);
                 check(encoded.map_err(|error| ApiError::invalid("input", error.to_string()))?)
             })
-            .collect(),
+            .collect::<Result<Vec<_>, _>>(),
         Input::Ids(lists) => {
             lists.iter().map(|ids| check(tokenizer.adopt(ids, prompt).map_err(foreign_id)?)).collect()
         }
     }
+    .map(|encoded| (encoded.len() == input.count()).then_some(encoded))
 }
 
-fn too_long(asked: usize, limit: usize) -> ApiError {
+fn too_long(encoded: &Encoded, limit: usize) -> ApiError {
+    let asked = match encoded.is_counted {
+        true => format!("{}", encoded.full_length),
+        false => format!("at least {}", encoded.full_length),
+    };
     let message = format!(
         "This model's maximum context length is {limit} tokens, however you requested {asked} tokens \
          ({asked} in your prompt; 0 for the completion). Please reduce your prompt; or completion length."

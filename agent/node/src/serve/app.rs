@@ -3,13 +3,12 @@
 //! Every request passes one layer that gives it an id, counts it while it is in flight, refuses it while the server
 //! drains or loads, checks its key, and measures it. `/health`, `/ready` and `/metrics` are open to all.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
@@ -17,23 +16,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
-use super::api::{self, EmbeddingRequest, RequestLimits, VectorForm};
+use super::admission::Admission;
+use super::api::RequestLimits;
+use super::embeddings::embeddings;
 use super::engine::Engine;
 use super::error::ApiError;
 use super::keys::Keys;
 use super::metrics::{CONTENT_TYPE, Metrics};
+use super::server::Patience;
 use crate::text::TextTokenizer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRUNCATED_INPUTS: HeaderName = HeaderName::from_static("x-truncated-inputs");
-const MODEL_REVISION: HeaderName = HeaderName::from_static("x-model-revision");
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
-
-/// Clients that ask while the model loads come back after this.
-const LOADING_RETRY_MS: u64 = 1000;
 
 /// Clients that meet a server about to end come back after this, and find another one or its successor.
 const DRAINING_RETRY_MS: u64 = 1000;
@@ -48,8 +46,13 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Set once the model is loaded and warm.
     pub(crate) model: OnceLock<ServedModel>,
-    pub(crate) draining: AtomicBool,
+    pub(crate) patience: Patience,
+    pub(crate) admission: Arc<Admission>,
+    /// Requests whose answer is not known yet.
     pub(crate) in_flight: AtomicUsize,
+    /// Open connections that have begun a request.
+    pub(crate) unfinished: AtomicUsize,
+    draining: watch::Sender<bool>,
     request_ids: RequestIds,
     created: u64,
 }
@@ -77,7 +80,13 @@ struct RequestIds {
 }
 
 impl App {
-    pub(crate) fn new(name: String, limits: RequestLimits, body_max: u64, keys: Keys) -> App {
+    pub(crate) fn new(
+        name: String,
+        limits: RequestLimits,
+        body_max: u64,
+        keys: Keys,
+        patience: Patience,
+    ) -> App {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let seed = Sha256::digest(format!("{} {} {name}", since_epoch.as_nanos(), std::process::id())).into();
         App {
@@ -87,16 +96,34 @@ impl App {
             body_max,
             keys,
             model: OnceLock::new(),
-            draining: AtomicBool::new(false),
+            patience,
+            admission: Arc::new(Admission::new(body_max)),
             in_flight: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
+            draining: watch::Sender::new(false),
             request_ids: RequestIds { seed, next: AtomicU64::new(0) },
             created: since_epoch.as_secs(),
         }
     }
 
+    /// From here on new requests are refused.
+    pub(crate) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Over when the drain begins.
+    pub(crate) async fn drain_begins(&self) {
+        // The sender is this App's own: it does not end before the wait.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
     /// Loaded, warm, not ending, and with room in the queue.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::SeqCst)
+        !self.is_draining()
             && self.model.get().is_some_and(|model| model.engine.is_alive() && model.engine.has_room())
     }
 
@@ -173,85 +200,10 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
         };
         return Err(ApiError::unauthorized(message));
     }
-    if app.draining.load(Ordering::SeqCst) {
+    if app.is_draining() {
         return Err(ApiError::unavailable("draining", DRAINING_RETRY_MS));
     }
     Ok(())
-}
-
-async fn embeddings(
-    State(app): State<Arc<App>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.body_max),
-        _ => ApiError::malformed(format!("The request body could not be read: {rejection}.")),
-    })?;
-    let model = app.model.get().ok_or_else(|| ApiError::unavailable("loading", LOADING_RETRY_MS))?;
-    // Parsing and tokenizing take milliseconds to seconds: not on the threads that hold the connections.
-    let prepared = on_blocking_thread(&app, move |app, model| prepare(app, model, &body)).await??;
-    let Prepared { request, texts, tokens, truncated } = prepared;
-    let count = texts.len();
-    let receiver = model.engine.submit(texts).map_err(ApiError::overloaded)?;
-    let vectors = match receiver.await {
-        Ok(Ok(vectors)) => vectors,
-        Ok(Err(message)) => {
-            tracing::error!(message, "batch failed");
-            return Err(ApiError::internal(message));
-        }
-        Err(_) => return Err(ApiError::internal("the compute thread has ended")),
-    };
-    app.metrics.inputs.inc_by(count as u64);
-    app.metrics.tokens.inc_by(tokens as u64);
-    app.metrics.truncated_inputs.inc_by(truncated as u64);
-    let name = app.name.clone();
-    let form =
-        VectorForm { hidden: model.hidden, dimensions: request.dimensions, encoding: request.encoding };
-    let answer = tokio::task::spawn_blocking(move || api::answer(&vectors, form, &name, tokens));
-    let answer = answer.await.map_err(|error| ApiError::internal(error.to_string()))?;
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
-    response.headers_mut().insert(TRUNCATED_INPUTS, HeaderValue::from(truncated));
-    if let Ok(revision) = HeaderValue::try_from(&model.revision) {
-        response.headers_mut().insert(MODEL_REVISION, revision);
-    }
-    Ok(response)
-}
-
-/// A request that the engine can take.
-struct Prepared {
-    request: EmbeddingRequest,
-    texts: Vec<motley_ops::TokenizedText>,
-    tokens: usize,
-    truncated: usize,
-}
-
-fn prepare(app: &App, model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let request = EmbeddingRequest::parse(body)?;
-    if request.model != app.name {
-        return Err(ApiError::unknown_model(&request.model, &app.name));
-    }
-    if let Some(dimensions) = request.dimensions.filter(|dimensions| *dimensions > model.hidden) {
-        let message = format!(
-            "'$.dimensions' is invalid: {dimensions} is more than the {} of this model.",
-            model.hidden
-        );
-        return Err(ApiError::invalid("dimensions", message));
-    }
-    let encoded = api::tokenize(&request.input, &model.tokenizer, &model.prompt, app.limits)?;
-    let truncated = encoded.iter().filter(|encoded| encoded.is_truncated()).count();
-    let texts: Vec<_> = encoded.into_iter().map(|encoded| encoded.text).collect();
-    let tokens = texts.iter().map(|text| text.ids.len()).sum();
-    Ok(Prepared { request, texts, tokens, truncated })
-}
-
-async fn on_blocking_thread<T: Send + 'static>(
-    app: &Arc<App>,
-    work: impl FnOnce(&App, &ServedModel) -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    let app = Arc::clone(app);
-    let task = tokio::task::spawn_blocking(move || app.model.get().map(|model| work(&app, model)));
-    let result = task.await.map_err(|error| ApiError::internal(error.to_string()))?;
-    result.ok_or_else(|| ApiError::unavailable("loading", LOADING_RETRY_MS))
 }
 
 fn model_entry(app: &App) -> Value {
@@ -263,7 +215,12 @@ async fn models(State(app): State<Arc<App>>) -> Response {
     axum::Json(json!({"object": "list", "data": [model_entry(&app)]})).into_response()
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn model(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    // Only what percent-encodes no UTF-8 is rejected.
+    let Path(name) = name.map_err(|rejection| ApiError::malformed(format!("{}.", rejection.body_text())))?;
     if name != app.name {
         return Err(ApiError::unknown_model(&name, &app.name));
     }
@@ -278,7 +235,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let state = if app.draining.load(Ordering::SeqCst) {
+    let state = if app.is_draining() {
         "draining"
     } else if app.model.get().is_none() {
         "loading"

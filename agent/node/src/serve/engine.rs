@@ -126,6 +126,11 @@ impl Engine {
         Ok(receiver)
     }
 
+    /// Milliseconds after which the queue should be empty.
+    pub(crate) fn retry_after_ms(&self) -> u64 {
+        self.shared.lock().retry_after_ms()
+    }
+
     /// Whether the queue has room for a text.
     pub(crate) fn has_room(&self) -> bool {
         self.shared.lock().tokens < self.shared.limits.queue_tokens_max

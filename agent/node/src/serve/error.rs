@@ -75,6 +75,15 @@ impl ApiError {
         }
     }
 
+    /// 408: the body does not arrive.
+    pub(crate) fn slow_body() -> Self {
+        let message = "The request body did not arrive in time. Send it again.";
+        ApiError {
+            code: Some("request_timeout"),
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, message)
+        }
+    }
+
     /// 413.
     pub(crate) fn too_large(limit: u64) -> Self {
         let message = format!("The request body is larger than {limit} bytes. Send fewer inputs a request.");

@@ -1,19 +1,25 @@
 //! `kind = "serve"`: embeddings over HTTP, as OpenAI's clients expect them.
 //!
 //! ```text
-//! api       the request and the answer: four input forms, base64, dimensions, limits
-//! app       routes, and what every path has in common: ids, keys, refusals, measures
-//! engine    the bounded queue and the one compute thread
-//! error     the nested error object
-//! keys      bearer keys
-//! metrics   /metrics
-//! server    socket, readiness, drain
+//! admission    how many bytes of bodies are in memory
+//! api          the request and the answer: four input forms, base64, dimensions, limits
+//! app          routes, and what every path has in common: ids, keys, refusals, measures
+//! connection   one client's connection
+//! embeddings   one embedding request, from its bytes to its answer
+//! engine       the bounded queue and the one compute thread
+//! error        the nested error object
+//! keys         bearer keys
+//! metrics      /metrics
+//! server       socket, readiness, drain
 //! ```
 //!
 //! A text has the same vector alone and among others: batching only moves it in time.
 
+mod admission;
 mod api;
 mod app;
+mod connection;
+mod embeddings;
 mod engine;
 mod error;
 mod keys;
@@ -28,18 +34,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use motley_scheduler_core::document::Serve;
+use motley_scheduler_core::unit::Span;
 use motley_scheduler_core::wire::agent::Progress;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::runner::files::write_json;
 use crate::runner::{Context, StopFlag};
-use crate::workload::WorkloadError;
 use crate::workload::evaluate::input_path;
 use crate::workload::job::Job;
 use crate::workload::model::TextModel;
+use crate::workload::{DiskError, WorkloadError};
 use api::RequestLimits;
 use app::{App, ServedModel};
 use engine::{Compute, Engine, EngineLimits};
 use keys::Keys;
+use server::{Drained, Patience};
+
+/// `drain.json` in a server's output: how it ended. Absent when it was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// Connections on which a request was answered only in part, or not at all.
+    pub cut: usize,
+}
+
+impl DrainReport {
+    pub const FILE: &str = "drain.json";
+}
 
 /// Why a server could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +86,15 @@ const BLOCKING_THREADS_MAX: usize = 4;
 /// How often the stop flag is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// After drain and linger: for the stop to be heard, the report and the result to be written, on a busy machine.
+const END_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a server may take to end after it was asked to.
+pub(crate) fn stop_grace(serve: &Serve) -> Span {
+    let rest = Patience::LINGER + END_MARGIN;
+    Span { milliseconds: serve.batch.drain.milliseconds.saturating_add(rest.as_millis() as u64) }
+}
+
 /// Runs a serve job until it is asked to stop.
 ///
 /// # Errors
@@ -84,23 +114,40 @@ pub(crate) fn run(context: &Context, serve: &Serve) -> Result<(), WorkloadError>
         truncate: serve.api.truncate,
     };
     let name = serve.api.served_name.clone().unwrap_or_else(|| context.document.name.clone());
-    let app = Arc::new(App::new(name, limits, serve.api.body_max.0, keys));
+    let patience = Patience::new(Duration::from_millis(serve.batch.drain.milliseconds));
+    let app = Arc::new(App::new(name, limits, serve.api.body_max.0, keys, patience));
     let runtime = runtime()?;
-    let drain = Duration::from_millis(serve.batch.drain.milliseconds);
     let failed = Arc::new(AtomicBool::new(false));
     let stop = stopped(context.stop.clone(), Arc::clone(&failed));
-    let server = runtime.spawn(server::serve(listener, Arc::clone(&app), stop, drain));
+    let server = runtime.spawn(server::serve(listener, Arc::clone(&app), stop));
     // The socket answers "loading" meanwhile.
     let loaded = load(context, serve, &app).map(|model| announce(context, &app, model, address));
     failed.store(loaded.is_err(), Ordering::SeqCst);
     let ended = runtime.block_on(server);
     runtime.shutdown_background();
     loaded?;
-    Ok(ended.map_err(|_| ServeError::ComputeThread)??)
+    report(context, serve, ended.map_err(|_| ServeError::ComputeThread)??)
 }
 
-/// From here on requests are answered.
+fn report(context: &Context, serve: &Serve, drained: Drained) -> Result<(), WorkloadError> {
+    let Drained { cut } = drained;
+    if cut > 0 {
+        let drain = serve.batch.drain;
+        context.reporter.log(&format!(
+            "{cut} connections were cut with a request in flight: the drain of {drain} was over\n\
+             hint: raise batch.drain"
+        ));
+    }
+    let path = context.folders.output.join(DrainReport::FILE);
+    write_json(&path, &DrainReport { cut }).map_err(|source| DiskError { path, source })?;
+    Ok(())
+}
+
+/// From here on requests are answered; by a server that is to end already, none are.
 fn announce(context: &Context, app: &App, model: ServedModel, address: SocketAddr) {
+    if context.stop.is_set() {
+        return;
+    }
     let hidden = model.hidden;
     let _ = app.model.set(model);
     let endpoint = format!("http://{address}/v1");

@@ -15,7 +15,16 @@ pub struct TextTokenizer {
     settings: TextSettings,
     template: Template,
     vocabulary: usize,
+    /// Bytes of the longest added token, such as `[MASK]`: these are found before the text is split into words.
+    added_bytes_max: usize,
 }
+
+/// A text is first read as far as this for each token of `max_length`. Words of natural languages are shorter, with
+/// the space behind; where they are not, more is read. The figure decides how much is read in vain, nothing else.
+const BYTES_PER_TOKEN: usize = 16;
+
+/// How much more of a text is read when the last piece did not tell whether it is too long.
+const GROWTH: usize = 4;
 
 /// What the file's template puts around one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +40,8 @@ pub struct Encoded {
     pub text: TokenizedText,
     /// Tokens before the cut, special tokens included.
     pub full_length: usize,
+    /// False for a text that was read only as far as to know that it is too long: it has more tokens than that.
+    pub is_counted: bool,
 }
 
 impl Encoded {
@@ -74,7 +85,9 @@ impl TextTokenizer {
             direction: TruncationDirection::Right,
         };
         tokenizer.with_truncation(Some(truncation)).map_err(unreadable)?;
-        Ok(TextTokenizer { tokenizer, settings, template, vocabulary })
+        let added = tokenizer.get_added_tokens_decoder();
+        let added_bytes_max = added.values().map(|token| token.content.len()).max().unwrap_or(0);
+        Ok(TextTokenizer { tokenizer, settings, template, vocabulary, added_bytes_max })
     }
 
     /// Longest text in tokens, special tokens included.
@@ -91,13 +104,42 @@ impl TextTokenizer {
         &self.settings
     }
 
-    /// One text after `prompt` (which may be empty).
+    /// One text after `prompt` (which may be empty). Of a text far above `max_length` only the beginning is read,
+    /// with the same ids as if it had been read to its end.
     ///
     /// # Errors
     /// The tokenizer cannot process it.
     pub fn encode(&self, text: &str, prompt: &str) -> Result<Encoded, TextError> {
-        let encoding = self.tokenizer.encode(self.prepare(text, prompt), true);
+        let text = self.prepare(text, prompt);
+        let mut bytes = self.settings.max_length * BYTES_PER_TOKEN;
+        while bytes < text.len() {
+            let piece = &text[..text.floor_char_boundary(bytes)];
+            let encoding = self.tokenizer.encode(piece, true).map_err(encode_error)?;
+            let full_length = self.certain_tokens(&encoding, piece.len()) + self.template.length();
+            if full_length > self.settings.max_length {
+                return Ok(Encoded { full_length, is_counted: false, ..self.finish(&encoding) });
+            }
+            bytes = bytes.saturating_mul(GROWTH);
+        }
+        let encoding = self.tokenizer.encode(text, true);
         encoding.map(|encoding| self.finish(&encoding)).map_err(encode_error)
+    }
+
+    /// Tokens of a piece of `bytes` bytes from the beginning of a text that the whole text has as well.
+    ///
+    /// Tokenizers split a text into words, from left to right, and words into tokens. What follows the piece may
+    /// continue its last word, and may complete an added token of which the piece holds the beginning; the words
+    /// before stay as they are. (One that does not split has a single word, and is read to the end of the text.)
+    fn certain_tokens(&self, encoding: &Encoding, bytes: usize) -> usize {
+        let parts = || std::iter::once(encoding).chain(encoding.get_overflowing());
+        let tokens = || {
+            parts()
+                .flat_map(|part| part.get_word_ids().iter().zip(part.get_offsets()))
+                .filter_map(|(word, &(_, end))| word.map(|word| (word, end)))
+        };
+        let last = tokens().map(|(word, _)| word).max();
+        let limit = bytes.saturating_sub(self.added_bytes_max);
+        tokens().filter(|&(word, end)| Some(word) != last && end <= limit).count()
     }
 
     /// Many texts after one prompt, in order. Run inside the pool of a backend, it uses that pool's threads.
@@ -128,7 +170,7 @@ impl TextTokenizer {
         content.truncate(self.settings.max_length - self.template.length());
         let ids = [before.as_slice(), &content, after.as_slice()].concat();
         let type_ids = vec![0; ids.len()];
-        Ok(Encoded { text: TokenizedText { ids, type_ids }, full_length })
+        Ok(Encoded { text: TokenizedText { ids, type_ids }, full_length, is_counted: true })
     }
 
     fn prompt_ids(&self, prompt: &str) -> Vec<u32> {
@@ -152,7 +194,7 @@ impl TextTokenizer {
         // What was cut off comes back in pieces, each with special tokens of its own.
         let cut = encoding.get_overflowing().iter().map(|part| part.len() - self.template.length());
         let full_length = text.ids.len() + cut.sum::<usize>();
-        Encoded { text, full_length }
+        Encoded { text, full_length, is_counted: true }
     }
 }
 
@@ -252,6 +294,49 @@ mod tests {
         assert_eq!((exact.text.ids.len(), exact.full_length, exact.is_truncated()), (6, 6, false));
         assert_eq!(tokenizer.encode("", "").unwrap().text.ids, [2, 3]);
         assert_eq!(tokenizer.encode("a", "query: ").unwrap().text.ids, [2, 7, 8, 4, 3]);
+    }
+
+    /// Texts whose length says little about their number of tokens.
+    fn awkward_texts() -> Vec<String> {
+        let long = 40_000;
+        let mut texts = vec![
+            "x".repeat(long),
+            "央行".repeat(long),
+            "\u{0}".repeat(long),
+            "!?".repeat(long),
+            "e\u{301}".repeat(long),
+            format!("a{}b", " ".repeat(long)),
+            format!("a{}b", "\u{301}".repeat(long)),
+            format!("a b {} c a b c a b c", "x".repeat(long)),
+            "[MASK]".repeat(long),
+            format!("{} [MASK] a b c", "[".repeat(long)),
+        ];
+        // Cuts fall at every place of a word and of an added token.
+        texts.extend((0..40).map(|shift| format!("{}{}", "b".repeat(shift), "a [MASK] bank's ".repeat(900))));
+        texts
+    }
+
+    #[test]
+    fn a_text_read_in_part_has_the_ids_of_the_whole() {
+        let mut tokenizers = vec![TextTokenizer::new(&small_file(), settings(6), 9).unwrap()];
+        if let Some(json) = model_file() {
+            for length in [3, 16, 256] {
+                tokenizers.push(TextTokenizer::new(&json, settings(length), VOCABULARY).unwrap());
+            }
+        }
+        for tokenizer in &tokenizers {
+            for text in awkward_texts() {
+                let whole = tokenizer.encode_all(&[&text], "").unwrap().remove(0);
+                let read = tokenizer.encode(&text, "").unwrap();
+                let what = format!("{} at {}", &text[..text.floor_char_boundary(20)], tokenizer.max_length());
+                assert_eq!(read.text.ids, whole.text.ids, "{what}");
+                assert_eq!(read.is_truncated(), whole.is_truncated(), "{what}");
+                let counted = read.full_length == whole.full_length;
+                assert!(counted || (!read.is_counted && read.full_length < whole.full_length), "{what}");
+            }
+        }
+        let read = tokenizers[0].encode(&"a b ".repeat(100_000), "").unwrap();
+        assert!(!read.is_counted && read.full_length < 100, "{}", read.full_length);
     }
 
     #[test]
