@@ -73,7 +73,7 @@ impl Backend for Null {
     }
 
     fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight> {
-        let [out, width] = source.shape()?;
+        let [out, width] = source.shape_without_bytes()?;
         let counted = self.count(weight_bytes([out, width], source), Category::Weights)?;
         Ok(Weight::new([out, width], source.bias.is_some(), Arc::new(counted)))
     }

@@ -51,7 +51,7 @@ pub struct WeightSource<'a> {
 /// One matrix, row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightPart<'a> {
-    /// Little-endian; need not be aligned.
+    /// Little-endian; need not be aligned. The backend `null` looks at the shape alone.
     pub bytes: &'a [u8],
     /// [out, in]
     pub shape: [usize; 2],
@@ -81,14 +81,22 @@ impl WeightSource<'_> {
     /// # Errors
     /// Parts of different widths, byte lengths or a bias that do not fit.
     pub fn shape(&self) -> Result<[usize; 2]> {
+        let shape = self.shape_without_bytes()?;
+        for part in self.parts {
+            let (wanted, given) = (part.shape[0] * part.shape[1] * part.dtype.bytes(), part.bytes.len());
+            if wanted != given {
+                return Err(Error::Weight { problem: "byte length", wanted, given });
+            }
+        }
+        Ok(shape)
+    }
+
+    /// As [`WeightSource::shape`], for a backend that reads no bytes.
+    pub(crate) fn shape_without_bytes(&self) -> Result<[usize; 2]> {
         let width = self.parts.first().map_or(0, |part| part.shape[1]);
         for part in self.parts {
             if part.shape[1] != width {
                 return Err(Error::Weight { problem: "part width", wanted: width, given: part.shape[1] });
-            }
-            let (wanted, given) = (part.shape[0] * width * part.dtype.bytes(), part.bytes.len());
-            if wanted != given {
-                return Err(Error::Weight { problem: "byte length", wanted, given });
             }
         }
         let out = self.parts.iter().map(|part| part.shape[0]).sum();

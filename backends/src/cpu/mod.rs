@@ -98,7 +98,7 @@ impl Backend for Cpu {
     fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight> {
         let shape = source.shape()?;
         let bytes = weight_bytes(shape, source);
-        self.shelf.ledger.take(bytes, Category::Weights)?;
+        self.shelf.take(bytes, Category::Weights)?;
         let packed = PackedWeight::new(source).inspect_err(|_| {
             self.shelf.ledger.give_back(bytes, Category::Weights);
         })?;

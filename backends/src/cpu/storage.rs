@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use motley_kernels::Slice;
 
@@ -17,12 +17,15 @@ use crate::{Error, Result};
 struct Line([u8; 64]);
 
 /// Freed memory kept for reuse: about what the activations of one training step of a small encoder need.
-const CACHED_BYTES_MAX: usize = 1 << 30;
+const CACHED_BYTES_MAX: u64 = 1 << 30;
 
-/// Freed memory of this device, by its number of lines, and the count of all memory.
+/// Freed blocks by their number of lines.
+type Free = BTreeMap<usize, Vec<Box<[Line]>>>;
+
+/// Freed memory of this device, and the count of all memory.
 pub(super) struct Shelf {
     pub ledger: Ledger,
-    free: Mutex<BTreeMap<usize, Vec<Box<[Line]>>>>,
+    free: Mutex<Free>,
 }
 
 impl Shelf {
@@ -30,11 +33,21 @@ impl Shelf {
         Shelf { ledger, free: Mutex::default() }
     }
 
+    /// Counts `bytes` that lie elsewhere, and makes room for them.
+    pub fn take(&self, bytes: u64, category: Category) -> Result<()> {
+        self.ledger.take(bytes, category)?;
+        self.make_room(&mut self.free(), 0);
+        Ok(())
+    }
+
     /// Allocates a buffer; its contents are zeros, or anything if `stale` will do.
     pub fn buffer(self: &Arc<Self>, bytes: usize, category: Category, stale: bool) -> Result<Buffer> {
         self.ledger.take(bytes as u64, category)?;
         let wanted = bytes.div_ceil(size_of::<Line>());
-        let lines = match self.reuse(wanted) {
+        let reused = self.reuse(wanted);
+        // Before the system is asked: what is live and what is kept never pass the limit together.
+        self.make_room(&mut self.free(), 0);
+        let lines = match reused {
             Some(mut lines) => {
                 if !stale {
                     lines[..wanted].fill(Line([0; 64]));
@@ -52,8 +65,39 @@ impl Shelf {
 
     /// The smallest freed block that is large enough and at most a quarter too large.
     fn reuse(&self, wanted: usize) -> Option<Box<[Line]>> {
-        let mut free = self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut free = self.free();
         let (&count, _) = free.range(wanted..=wanted + wanted / 4).next()?;
+        self.remove(&mut free, count)
+    }
+
+    fn keep(&self, lines: Box<[Line]>) {
+        let bytes = size_of_val(&*lines) as u64;
+        let mut free = self.free();
+        if self.make_room(&mut free, bytes) {
+            self.ledger.report().cached += bytes;
+            free.entry(lines.len()).or_default().push(lines);
+        }
+    }
+
+    /// Gives freed blocks back to the system, the largest first, until `bytes` more may be kept; false if they may
+    /// not even when nothing else is.
+    fn make_room(&self, free: &mut Free, bytes: u64) -> bool {
+        loop {
+            let (live, cached) = {
+                let report = self.ledger.report();
+                (report.live, report.cached)
+            };
+            let most = self.ledger.limit().map_or(u64::MAX, |limit| limit.saturating_sub(live));
+            if cached + bytes <= most.min(CACHED_BYTES_MAX) {
+                return true;
+            }
+            let Some(largest) = free.last_key_value().map(|(count, _)| *count) else { return false };
+            self.remove(free, largest);
+        }
+    }
+
+    /// A freed block of exactly `count` lines.
+    fn remove(&self, free: &mut Free, count: usize) -> Option<Box<[Line]>> {
         let blocks = free.get_mut(&count)?;
         let block = blocks.pop();
         if blocks.is_empty() {
@@ -63,19 +107,8 @@ impl Shelf {
         block
     }
 
-    fn keep(&self, lines: Box<[Line]>) {
-        let bytes = size_of_val(&*lines) as u64;
-        let mut free = self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut report = self.ledger.report();
-        let most = self.ledger.limit().map_or(u64::MAX, |limit| limit.saturating_sub(report.live));
-        if report.cached + bytes > most.min(CACHED_BYTES_MAX as u64) {
-            free.clear();
-            report.cached = 0;
-        }
-        if bytes <= most.min(CACHED_BYTES_MAX as u64) {
-            report.cached += bytes;
-            free.entry(lines.len()).or_default().push(lines);
-        }
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,8 +148,9 @@ impl Drop for Storage {
     fn drop(&mut self) {
         let lines = std::ptr::slice_from_raw_parts_mut(self.start.cast::<Line>(), self.count);
         // SAFETY: `start` and `count` are those of the box that `Shelf::buffer` took apart, and nobody has them now.
-        self.shelf.keep(unsafe { Box::from_raw(lines) });
+        let lines = unsafe { Box::from_raw(lines) };
         self.shelf.ledger.give_back(self.bytes as u64, self.category);
+        self.shelf.keep(lines);
     }
 }
 
@@ -215,6 +249,32 @@ mod tests {
             let Slice::Read(bytes) = claim.slices().remove(0) else { panic!("asked for reading") };
             assert!(bytes.len() == 900 && bytes.iter().all(|b| *b == wanted));
         }
+    }
+
+    #[test]
+    fn live_and_kept_memory_stay_within_the_limit_together() {
+        let shelf = Arc::new(Shelf::new(Ledger::new("cpu:0", Some(10 << 10))));
+        let buffer = |kibibytes: usize| shelf.buffer(kibibytes << 10, Category::Activations, true).unwrap();
+        let check = |live: u64, cached: u64| {
+            let report = shelf.ledger.report().clone();
+            assert_eq!((report.live, report.cached), (live << 10, cached << 10));
+        };
+        drop((buffer(4), buffer(3), buffer(2)));
+        check(0, 9);
+        // Nothing kept is large enough to be used again, and 5 + 9 would pass 10: the largest goes.
+        let large = buffer(5);
+        check(5, 5);
+        let weights = 3 << 10;
+        shelf.take(weights, Category::Weights).unwrap();
+        check(8, 2);
+        drop(large);
+        check(3, 7);
+        // Where the limit is used up, nothing is kept.
+        let last = buffer(1);
+        shelf.take(6 << 10, Category::Weights).unwrap();
+        check(10, 0);
+        drop(last);
+        check(9, 1);
     }
 
     #[test]
