@@ -8,9 +8,8 @@
 //! ```
 //!
 //! k counts optimizer steps from 0, n is their total, w those of warm-up: with warm-up the first step changes
-//! nothing, as in `get_linear_schedule_with_warmup`.
-
-use crate::{Error, Result};
+//! nothing, as in `get_linear_schedule_with_warmup`. A warm-up longer than the run is not shortened: the rate then
+//! never reaches its peak, as there.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleKind {
@@ -45,14 +44,6 @@ impl Schedule {
             ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * ((k - w) / rest).min(1.0)).cos()),
         }
     }
-
-    pub(crate) fn check(&self, total_steps: u64) -> Result<()> {
-        if self.warmup_steps > total_steps {
-            let (setting, found) = ("warmup_steps", self.warmup_steps as f64);
-            return Err(Error::Setting { setting, found, expected: "no more than total_steps" });
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -79,6 +70,14 @@ mod tests {
         assert_eq!(Schedule::with_warmup_ratio(ScheduleKind::Linear, 0.1, 101).warmup_steps, 11);
         let all = Schedule { kind: ScheduleKind::Linear, warmup_steps: 4 };
         assert_eq!((all.factor(3, 4), all.factor(4, 4)), (0.75, 0.0));
-        assert!(all.check(3).is_err());
+    }
+
+    #[test]
+    fn a_warmup_longer_than_the_run_never_reaches_the_peak() {
+        for kind in [ScheduleKind::Linear, ScheduleKind::Cosine, ScheduleKind::Constant] {
+            let schedule = Schedule { kind, warmup_steps: 100 };
+            // 49/100: `get_linear_schedule_with_warmup(optimizer, 100, 50)` in its last step.
+            assert_eq!((schedule.factor(0, 50), schedule.factor(49, 50)), (0.0, 0.49));
+        }
     }
 }

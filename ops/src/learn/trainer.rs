@@ -380,7 +380,6 @@ impl Trainer {
 impl TrainerConfig {
     fn check(&self) -> Result<()> {
         self.loss.check()?;
-        self.schedule.check(self.total_steps)?;
         let OptimizerConfig { learning_rate, beta1, beta2, epsilon, weight_decay } = self.optimizer;
         let not_negative = |value: f64| value.is_finite() && value >= 0.0;
         let checks = [

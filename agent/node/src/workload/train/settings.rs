@@ -83,7 +83,7 @@ fn schedule(schedule: &train::Schedule, total_steps: u64) -> Schedule {
     };
     match schedule.warmup {
         Warmup::Ratio(ratio) => Schedule::with_warmup_ratio(kind, ratio, total_steps),
-        Warmup::Steps(steps) => Schedule { kind, warmup_steps: steps.min(total_steps) },
+        Warmup::Steps(steps) => Schedule { kind, warmup_steps: steps },
     }
 }
 
