@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use motley_scheduler_core::document::Train;
 use motley_scheduler_core::document::train::Loss;
 use motley_scheduler_core::id::ContentHash;
 use sha2::{Digest, Sha256};
@@ -51,6 +52,8 @@ pub(crate) enum RowForm {
     CosineScored,
     /// Texts that belong together, and hard negatives.
     Positives,
+    /// The same with at least one hard negative, because there are no other rows to tell a pair from.
+    PositivesWithNegatives,
 }
 
 /// The text's place in its row is 8 bits in the key of every random draw.
@@ -65,6 +68,18 @@ impl RowForm {
             Loss::Cosent { .. } => RowForm::Scored,
             Loss::CosineSimilarity => RowForm::CosineScored,
             Loss::Infonce { .. } => RowForm::Positives,
+        }
+    }
+
+    /// Of rows to learn from, which must teach something.
+    pub(crate) fn of_training(train: &Train) -> RowForm {
+        match train.loss {
+            Loss::Infonce { in_batch_negatives, .. }
+                if !in_batch_negatives || train.steps.batch_size == 1 =>
+            {
+                RowForm::PositivesWithNegatives
+            }
+            ref loss => RowForm::of(loss),
         }
     }
 }
@@ -163,13 +178,19 @@ fn training_row(row: &Row, form: RowForm) -> Result<TrainingRow, DataError> {
     let pair = if row.has("anchor") { ["anchor", "positive"] } else { ["sentence1", "sentence2"] };
     let mut texts = vec![row.text(pair[0])?.to_owned(), row.text(pair[1])?.to_owned()];
     let unusable = |message: String, hint| DataError::Unusable { place: row.place.clone(), message, hint };
-    if form == RowForm::Positives {
+    if matches!(form, RowForm::Positives | RowForm::PositivesWithNegatives) {
         for field in ["negative", "negatives"].into_iter().filter(|field| row.has(field)) {
             texts.extend(row.texts(field)?.into_iter().map(str::to_owned));
         }
         if texts.len() > TEXTS_PER_ROW_MAX {
             let message = format!("the row has {} texts, a row takes {TEXTS_PER_ROW_MAX}", texts.len());
             return Err(unusable(message, "spread the negatives over several rows of the same anchor"));
+        }
+        if form == RowForm::PositivesWithNegatives && texts.len() == 2 {
+            let message = "the row has no `negative`, and with loss.in_batch_negatives = false or \
+                           train.batch_size = 1 nothing else to tell its pair from";
+            let hint = "add a `negative`, or learn from batches of several rows with in-batch negatives";
+            return Err(unusable(message.to_owned(), hint));
         }
         if row.has("label") && !row.label("label")? {
             let message =
@@ -245,6 +266,16 @@ mod tests {
         let file = open(content, RowForm::Positives).unwrap();
         assert_eq!(file.row(0).unwrap().texts, ["a", "b", "c", "d"]);
         assert_eq!(file.row(1).unwrap().texts, ["a", "b", "e"]);
+    }
+
+    #[test]
+    fn a_pair_with_nothing_to_tell_it_from_is_named() {
+        let content = r#"{"anchor": "a", "positive": "b", "negatives": ["c"]}
+{"anchor": "a", "positive": "b", "negatives": []}
+"#;
+        assert!(open(content, RowForm::Positives).is_ok());
+        let message = open(content, RowForm::PositivesWithNegatives).unwrap_err().to_string();
+        assert!(message.contains("line 2") && message.contains("no `negative`"), "{message}");
     }
 
     #[test]

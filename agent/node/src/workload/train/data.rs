@@ -3,6 +3,7 @@
 use motley_backends::Backend;
 use motley_ops::{ModelConfig, TrainRow};
 use motley_scheduler_core::document::Train;
+use motley_scheduler_core::document::train::Loss;
 use motley_scheduler_core::unit::Bytes;
 
 use crate::runner::Context;
@@ -37,16 +38,34 @@ pub(super) struct Tokenized {
     pub(super) truncated: u64,
 }
 
+/// A loss that compares rows needs two of them, unless each brings its own negatives.
+fn check_company(rows: &RowFile, loss: &Loss) -> Result<(), WorkloadError> {
+    let compares = match loss {
+        Loss::Cosent { .. } => true,
+        Loss::Infonce { .. } => rows.texts_per_row() == 2,
+        Loss::CosineSimilarity => false,
+    };
+    if !compares || rows.count() > 1 {
+        return Ok(());
+    }
+    Err(WorkloadError::Unusable {
+        what: format!("{} has one row, and the loss learns from the difference between rows", rows.name()),
+        hint: "add rows, or a `negative` for loss `infonce`",
+    })
+}
+
 impl TrainData {
     /// # Errors
     /// The first row that cannot be used, with file, line and field; too few rows for a step.
     pub(super) fn read(context: &Context, train: &Train) -> Result<TrainData, WorkloadError> {
         let (references, input) = (context.document.files(), &context.folders.input);
+        let open =
+            |key: &str, name: &str, form| RowFile::open(&input_path(&references, key, input), name, form);
+        let rows = open("data.train", &train.data.train, RowForm::of_training(train))?;
+        check_company(&rows, &train.loss)?;
         let form = RowForm::of(&train.loss);
-        let open = |key: &str, name: &str| RowFile::open(&input_path(&references, key, input), name, form);
-        let rows = open("data.train", &train.data.train)?;
         let validation =
-            train.data.validation.as_ref().map(|name| open("data.validation", name)).transpose()?;
+            train.data.validation.as_ref().map(|name| open("data.validation", name, form)).transpose()?;
         let order = DataOrder::new(&train.steps, rows.count()).ok_or_else(|| WorkloadError::Unusable {
             what: format!(
                 "{} rows of {} do not fill a batch of {}",

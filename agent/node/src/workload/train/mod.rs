@@ -40,6 +40,7 @@ use crate::runner::Context;
 /// Data, model or settings that cannot be used, the device, the disk, NaN; stopped.
 pub(crate) fn run(context: &Context, train: &Train) -> Result<(), WorkloadError> {
     let began = Instant::now();
+    settings::check(train)?;
     let data = TrainData::read(context, train)?;
     let job = Job::new(context)?;
     let open = job.open_model(&train.model, None)?;

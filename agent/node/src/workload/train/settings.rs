@@ -11,6 +11,31 @@ use motley_scheduler_core::document::train::{self, AdapterKind, Loss, Targets, W
 use super::Work;
 use crate::workload::WorkloadError;
 
+/// Refuses losses that would be 0 whatever the texts are; rows without negatives are found where they are read.
+///
+/// # Errors
+/// Such a loss, with the keys.
+pub(super) fn check(train: &Train) -> Result<(), WorkloadError> {
+    let (what, hint) = match train.loss {
+        Loss::Cosent { .. } if train.steps.batch_size == 1 => (
+            "loss.kind = \"cosent\" compares the rows of a batch, train.batch_size = 1 leaves nothing to compare",
+            "raise train.batch_size; accumulation_steps adds no rows to compare",
+        ),
+        Loss::Infonce { symmetric: true, in_batch_negatives: false, .. } => (
+            "loss.symmetric = true asks which anchor of the batch a text belongs to, \
+             loss.in_batch_negatives = false leaves only one",
+            "take loss.symmetric out, or set loss.in_batch_negatives = true",
+        ),
+        Loss::Infonce { symmetric: true, .. } if train.steps.batch_size == 1 => (
+            "loss.symmetric = true asks which anchor of the batch a text belongs to, \
+             train.batch_size = 1 leaves only one",
+            "take loss.symmetric out, or raise train.batch_size",
+        ),
+        _ => return Ok(()),
+    };
+    Err(WorkloadError::Unusable { what: what.to_owned(), hint })
+}
+
 /// How the base is kept while training.
 pub(crate) fn quantization(adapter: &train::Adapter) -> Option<Quantization> {
     match adapter.kind {
@@ -96,4 +121,53 @@ pub(super) fn adapter_files(trainer: &Trainer, work: &Work<'_>) -> Result<(Strin
         BaseIdentity { name_or_path: work.open.peft_name(), revision: work.train.model.revision.clone() };
     let adapter = trainer.adapter();
     Ok((adapter.to_peft_config(&identity), adapter.to_peft_safetensors()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use motley_scheduler_core::document::{Document, Workload};
+
+    use super::*;
+
+    fn parse(loss: &str, rest: &str) -> Train {
+        let text = format!(
+            "version = 1\nkind = \"train\"\nname = \"x\"\n[model]\nsource = \"file:model\"\n[adapter]\nkind = \"lora\"\n\
+             [data]\ntrain = \"train.jsonl\"\n[loss]\n{loss}\n{rest}"
+        );
+        let Workload::Train(train) = Document::parse(&text).unwrap().workload else {
+            panic!("a train document")
+        };
+        *train
+    }
+
+    #[test]
+    fn losses_that_could_only_be_zero_are_refused_by_key() {
+        let one = "[train]\nbatch_size = 1\n";
+        for (loss, rest, key) in [
+            ("kind = \"cosent\"", one, "train.batch_size = 1"),
+            ("kind = \"infonce\"\nsymmetric = true", one, "train.batch_size = 1"),
+            (
+                "kind = \"infonce\"\nsymmetric = true\nin_batch_negatives = false",
+                "",
+                "loss.in_batch_negatives = false",
+            ),
+        ] {
+            let message = check(&parse(loss, rest)).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains("\nhint: "), "{message}");
+        }
+        for (loss, rest) in [
+            ("kind = \"cosent\"", ""),
+            ("kind = \"cosine_similarity\"", one),
+            ("kind = \"infonce\"\nsymmetric = true", ""),
+            ("kind = \"infonce\"\nin_batch_negatives = false", one),
+        ] {
+            check(&parse(loss, rest)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_warmup_in_steps_is_taken_as_it_is() {
+        let train = parse("kind = \"cosent\"", "[schedule]\nwarmup = \"100 steps\"\n");
+        assert_eq!(schedule(&train.schedule, 50).warmup_steps, 100);
+    }
 }
