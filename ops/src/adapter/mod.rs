@@ -124,17 +124,12 @@ impl Adapter {
         peft::config_json(&self.config, &self.places(), base)
     }
 
-    /// The flat parameters, f32 [`Adapter::flat_count`].
+    /// The flat parameters, f32, padding included.
     ///
     /// # Errors
     /// The device failed.
     pub fn parameters(&self) -> Result<Vec<f32>> {
         self.device.download(self.parameters.all(), self.count)
-    }
-
-    /// Length of the flat parameters, padding included.
-    pub fn flat_count(&self) -> usize {
-        self.count
     }
 
     pub(crate) fn set_parameters(&self, flat: &[f32]) -> Result<()> {

@@ -199,10 +199,6 @@ impl Encoder {
         self.adapter = Some(adapter);
     }
 
-    pub fn detach(&mut self) -> Option<Adapter> {
-        self.adapter.take()
-    }
-
     pub fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
     }

@@ -140,21 +140,8 @@ impl Trainer {
         &self.encoder
     }
 
-    pub fn into_encoder(self) -> Encoder {
-        self.encoder
-    }
-
     pub fn adapter(&self) -> &Adapter {
-        self.encoder.adapter().expect("attached in `new`, and detaching needs the encoder itself")
-    }
-
-    pub fn config(&self) -> &TrainerConfig {
-        &self.config
-    }
-
-    /// Steps done.
-    pub fn steps_done(&self) -> u64 {
-        self.step
+        self.encoder.adapter().expect("attached in `new`, and nothing detaches it")
     }
 
     /// One optimizer step on these rows.
