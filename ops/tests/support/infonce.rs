@@ -72,7 +72,7 @@ impl Direction<'_> {
                 let candidate = vector(self.candidates[j]);
                 vector(*query).iter().zip(candidate).map(|(a, b)| a * b).sum::<f64>()
             };
-            let counts = |j: &usize| *j == i || !self.is_masked(i, *j, hashes, settings, cosine);
+            let counts = |j: &usize| *j == i || !self.is_masked([i, *j], hashes, settings, cosine);
             let counting: Vec<usize> = (0..self.candidates.len()).filter(counts).collect();
             let total: f64 = counting.iter().map(|j| (cosine(*j) / settings.temperature).exp()).sum();
             loss += self.weight * (total.ln() - cosine(i) / settings.temperature);
@@ -90,8 +90,7 @@ impl Direction<'_> {
 
     fn is_masked(
         &self,
-        i: usize,
-        j: usize,
+        [i, j]: [usize; 2],
         hashes: &[u64],
         settings: &Settings,
         cosine: impl Fn(usize) -> f64,

@@ -58,6 +58,21 @@ fn stsb_has_the_published_spearman_and_the_same_bytes_twice() {
 }
 
 #[test]
+fn a_model_that_is_not_finite_is_not_measured() {
+    let Some(model) = model_folder() else { return };
+    let data = tempfile::NamedTempFile::new().unwrap();
+    let row = |first: &str| format!("{{\"sentence1\": \"{first}\", \"sentence2\": \"b\", \"score\": 1}}\n");
+    std::fs::write(data.path(), row("a") + &row("z")).unwrap();
+    let broken = super::exporting::with_broken_token(&model, super::exporting::Z);
+    let attempt =
+        Attempt::new(STS, &[("model.source", broken.path()), ("evaluate.0.data/test.jsonl", data.path())]);
+    let error = attempt.run().unwrap_err();
+    let reason = crate::failure::workload_reason(&error);
+    assert_eq!(reason, motley_scheduler_core::failure::FailureReason::Numerics, "{error}");
+    assert!(!attempt.output("report.json").exists());
+}
+
+#[test]
 fn pairs_and_retrieval_are_measured() {
     let (Some(model), Some(pairs), Some(folder)) =
         (model_folder(), shared("data/mrpc/test.jsonl"), shared("data/retrieval/cranfield"))

@@ -177,8 +177,11 @@ fn what_cannot_be_embedded_leaves_no_file() {
     assert_eq!(left, ["texts.jsonl"]);
 }
 
+/// Token id of the letter `z` in the vocabulary of uncased BERT.
+pub(super) const Z: u64 = 1062;
+
 /// A copy of a model's folder in which the word embedding of `token` is NaN.
-fn with_broken_token(folder: &Path, token: u64) -> tempfile::TempDir {
+pub(super) fn with_broken_token(folder: &Path, token: u64) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "modules.json"] {
         std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
@@ -202,8 +205,7 @@ fn with_broken_token(folder: &Path, token: u64) -> tempfile::TempDir {
 fn a_vector_that_is_not_finite_ends_embedding_with_its_line_and_leaves_no_file() {
     let Some(folder) = model_folder() else { return };
     // The last letter of the third line is the only `z` of the file.
-    let z = 1062;
-    let broken = with_broken_token(&folder, z);
+    let broken = with_broken_token(&folder, Z);
     let texts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(texts.path(), "a longer first line\nb\nb z\nc\n").unwrap();
     let error = embed(broken.path(), None, texts.path()).unwrap_err();
