@@ -111,8 +111,8 @@ pub struct CompareArguments {
     /// The report (or its folder) to judge.
     #[arg(value_name = "B")]
     pub candidate: PathBuf,
-    /// How much lower B's figure may be: cosine_spearman of sts, cosine_ap of pair_classification, ndcg_at_10 of
-    /// retrieval. A number from 0.
+    /// How much lower B's figure may be, from 0: cosine_spearman of sts, cosine_ap of pair_classification, ndcg_at_10
+    /// of retrieval.
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub tolerance: f64,
 }
