@@ -156,7 +156,7 @@ pub const KEYS: &[Key] = &[
     key("api.truncate", SERVE, Choice(&["error", "right"]), Value("\"error\""), "what happens to a text over `model.max_length`"),
     key("api.prompt", SERVE, PROMPT, Means("no prompt"), "name of the prompt before every input"),
     key("batch.token_budget", SERVE, Integer(512, 1 << 24), Value("4096"), "tokens of one forward pass"),
-    key("batch.queue_tokens_max", SERVE, Integer(512, MANY), Value("262144"), "tokens that may wait before clients are told to come back later"),
+    key("batch.queue_tokens_max", SERVE, Integer(512, MANY), Value("1048576"), "tokens that may wait before clients are told to come back later; at least `api.request_tokens_max`"),
     key("batch.drain", SERVE, Duration(0, 3_600_000), Value("\"30s\""), "how long requests in flight may take after a stop"),
 ];
 

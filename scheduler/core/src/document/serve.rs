@@ -47,7 +47,7 @@ pub enum Truncate {
 pub struct Batch {
     /// Tokens of one forward pass; default 4096.
     pub token_budget: u32,
-    /// Tokens waiting before 429; default 262144.
+    /// Tokens waiting before 429; default 1048576; at least `request_tokens_max`.
     pub queue_tokens_max: u32,
     /// After SIGTERM: how long requests in flight may take; default 30s.
     pub drain: Span,

@@ -343,6 +343,21 @@ fn mistakes_are_told_with_line_and_remedy() {
 }
 
 #[test]
+fn the_queue_holds_the_largest_request() {
+    for (key, value, said) in [
+        (
+            "batch.queue_tokens_max",
+            "4096",
+            "`batch.queue_tokens_max = 4096` makes no sense beside `api.request_tokens_max = 300000`\nhint: raise",
+        ),
+        ("api.request_tokens_max", "2000000", "`batch.queue_tokens_max = 1048576` makes no sense"),
+    ] {
+        let text = complaint("serve", key, value);
+        assert!(text.contains(said), "{key} = {value}:\n  {text}\n  {said}");
+    }
+}
+
+#[test]
 fn missing_keys_come_with_an_example() {
     for (without, said) in [
         ("version = 1\n", "`version` is missing\nhint: add `version = 1`"),

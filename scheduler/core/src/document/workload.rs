@@ -258,6 +258,18 @@ fn serve(reader: &Reader<'_>) -> Result<Serve, DocumentError> {
             port.map(|_| text.to_owned()).ok_or_else(|| found.bad_value())?
         }
     };
+    let request_tokens_max = api.count("request_tokens_max", 300_000)?;
+    let queue_tokens_max = batch.count("queue_tokens_max", 1 << 20)?;
+    if queue_tokens_max < request_tokens_max {
+        // One of them was written: the defaults go together.
+        let found = batch.get("queue_tokens_max").or_else(|| api.get("request_tokens_max"));
+        return Err(DocumentError::Conflict {
+            line: found.map_or(batch.line(), |found| found.line),
+            key: format!("batch.queue_tokens_max = {queue_tokens_max}"),
+            beside: format!("`api.request_tokens_max = {request_tokens_max}`"),
+            remedy: "raise the one or lower the other: the queue has to hold the largest request".to_owned(),
+        });
+    }
     Ok(Serve {
         model: model(reader)?,
         quantization: quantization(&reader.table("model"), None)?,
@@ -267,7 +279,7 @@ fn serve(reader: &Reader<'_>) -> Result<Serve, DocumentError> {
             served_name: api.text("served_name")?,
             keys_file: api.text("keys_file")?,
             inputs_max: api.count("inputs_max", 2048)?,
-            request_tokens_max: api.count("request_tokens_max", 300_000)?,
+            request_tokens_max,
             body_max: api.get("body_max").map_or(Ok(Bytes::from_mebibytes(32)), |found| found.size())?,
             truncate: match api.choice("truncate", "error")? {
                 "right" => Truncate::Right,
@@ -277,7 +289,7 @@ fn serve(reader: &Reader<'_>) -> Result<Serve, DocumentError> {
         },
         batch: Batch {
             token_budget: batch.count("token_budget", 4096)?,
-            queue_tokens_max: batch.count("queue_tokens_max", 262_144)?,
+            queue_tokens_max,
             drain: batch.get("drain").map_or(Ok(Span::from_seconds(30)), |found| found.duration())?,
         },
     })
