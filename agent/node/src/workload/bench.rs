@@ -32,7 +32,7 @@ pub struct BenchOptions {
     pub data: PathBuf,
     pub quantization: Option<Quantization>,
     pub threads: Option<u32>,
-    /// Optimizer steps of `bench train` after the warm-up.
+    /// Optimizer steps of `bench train` after the warm-up: 1 to [`TRAIN_STEPS_MAX`].
     pub steps: u32,
 }
 
@@ -55,11 +55,21 @@ pub struct BenchLine {
     pub latency_ms_p99: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_step: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms_per_step_p50: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms_per_step_p99: Option<f64>,
     pub peak_memory_mib: Option<u64>,
 }
 
 /// Default of [`BenchOptions::steps`].
 pub const TRAIN_STEPS: u32 = 20;
+
+/// Most of [`BenchOptions::steps`]: hours of measuring. Each is kept, for the percentiles.
+pub const TRAIN_STEPS_MAX: u32 = 100_000;
+
+// Rows are numbered in 32 bits.
+const _: () = assert!((WARM_UP_STEPS + TRAIN_STEPS_MAX) as u64 * BATCH_PAIRS as u64 <= u32::MAX as u64);
 
 const ROUNDS: usize = 3;
 const WARM_UP_TEXTS: usize = 64;
@@ -118,11 +128,9 @@ pub fn bench_train(
     let mut line = line(options, &model, if options.quantization.is_some() { " qlora" } else { " lora" });
     let TextModel { tokenizer, encoder, backend } = model;
     let mut trainer = bench_trainer(encoder, u64::from(WARM_UP_STEPS + options.steps))?;
-    let (mut began, mut tokens) = (Instant::now(), 0);
+    let (mut milliseconds, mut tokens) = (Vec::new(), 0);
     for step in 0..WARM_UP_STEPS + options.steps {
-        if step == WARM_UP_STEPS {
-            (began, tokens) = (Instant::now(), 0);
-        }
+        let began = Instant::now();
         let numbers: Vec<u32> =
             (0..BATCH_PAIRS).map(|row| (step * BATCH_PAIRS + row) % rows.count()).collect();
         let pairs = numbers.iter().map(|&number| rows.row(number)).collect::<Result<Vec<_>, _>>()?;
@@ -137,13 +145,19 @@ pub fn bench_train(
         };
         let batch: Vec<TrainRow> = numbers.iter().zip(&pairs).map(row).collect();
         trainer.accumulate(&batch)?;
-        tokens += trainer.apply()?.tokens;
+        let applied = trainer.apply()?;
+        if step >= WARM_UP_STEPS {
+            tokens += applied.tokens;
+            milliseconds.push(began.elapsed().as_secs_f64() * 1e3);
+        }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let steps = f64::from(options.steps.max(1));
-    line.pairs_per_s = Some(rounded(steps * f64::from(BATCH_PAIRS) / seconds, 1));
-    line.tokens_per_s = rounded(tokens as f64 / seconds, 0);
-    line.ms_per_step = Some(rounded(seconds / steps * 1e3, 1));
+    let (all, steps) = (milliseconds.iter().sum::<f64>(), f64::from(options.steps));
+    milliseconds.sort_by(f64::total_cmp);
+    line.pairs_per_s = Some(rounded(steps * f64::from(BATCH_PAIRS) / all * 1e3, 1));
+    line.tokens_per_s = rounded(tokens as f64 / all * 1e3, 0);
+    line.ms_per_step = Some(rounded(all / steps, 1));
+    line.ms_per_step_p50 = Some(rounded(percentile(&milliseconds, 0.5), 1));
+    line.ms_per_step_p99 = Some(rounded(percentile(&milliseconds, 0.99), 1));
     line.peak_memory_mib = peak_resident_bytes().map(|bytes| bytes >> 20);
     Ok(line)
 }
@@ -172,6 +186,8 @@ fn line(options: &BenchOptions, model: &TextModel, what: &str) -> BenchLine {
         latency_ms_p50: None,
         latency_ms_p99: None,
         ms_per_step: None,
+        ms_per_step_p50: None,
+        ms_per_step_p99: None,
         peak_memory_mib: peak_resident_bytes().map(|bytes| bytes >> 20),
     }
 }
