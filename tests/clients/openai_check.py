@@ -3,10 +3,10 @@
 usage: openai_check.py CTL MODEL_FOLDER [ADAPTER_FOLDER]
 needs: openai, numpy
 
-Serves MODEL_FOLDER (with ADAPTER_FOLDER, if given) by `CTL run` on a free port, and drives it as programs do: the
-client's own defaults (base64), every form of input, dimensions, many inputs, errors as the client's exceptions,
-keys, several threads at once, and an end by SIGTERM that loses no request. Prints one line a check; exits non-zero at
-the first that fails.
+Serves MODEL_FOLDER (with ADAPTER_FOLDER, if given) by `CTL run` on port 0, takes the endpoint that it prints, and
+drives it as programs do: the client's own defaults (base64), every form of input, dimensions, many inputs, errors as
+the client's exceptions, keys, several threads at once, and an end by SIGTERM that loses no request. Prints one line a
+check; exits non-zero at the first that fails.
 """
 
 import base64
@@ -14,12 +14,10 @@ import concurrent.futures
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -27,7 +25,9 @@ import numpy
 import openai
 
 KEY = "sk-motley-check"
-START_SECONDS = 120
+
+# How long anything here may take before it counts as hung.
+PATIENCE_SECONDS = 120
 
 
 def check(condition, what):
@@ -36,15 +36,8 @@ def check(condition, what):
     print(f"ok: {what}", flush=True)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def serve(ctl, model, adapter, folder):
-    """Starts the server; gives the process and its address."""
-    port = free_port()
+    """Starts the server; gives the process and its address once it is known, which is when the model is loaded."""
     with open(os.path.join(folder, "keys.txt"), "w") as keys:
         keys.write(f"# one key a line\n{KEY}\n")
     document = f'''
@@ -57,7 +50,7 @@ backend = ["cpu"]
 source = {json.dumps("file:" + os.path.abspath(model))}
 max_length = 256
 [api]
-listen = "127.0.0.1:{port}"
+listen = "127.0.0.1:0"
 keys_file = "keys.txt"
 '''
     if adapter:
@@ -66,8 +59,15 @@ keys_file = "keys.txt"
     with open(path, "w") as file:
         file.write(document)
     output = os.path.join(folder, "output")
-    process = subprocess.Popen([ctl, "run", path, "--output", output], stdout=sys.stderr, stderr=sys.stderr)
-    return process, f"http://127.0.0.1:{port}"
+    command = [ctl, "run", "--json", path, "--output", output]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    hung = threading.Timer(PATIENCE_SECONDS, process.terminate)
+    hung.start()
+    line = process.stdout.readline()
+    hung.cancel()
+    if not line:
+        raise SystemExit(f"FAILED: the server ended with {process.wait()} before it said where it is")
+    return process, json.loads(line)["endpoint"].removesuffix("/v1")
 
 
 def get(address, path):
@@ -79,17 +79,6 @@ def get(address, path):
         return error.code, error.read().decode()
     except OSError:
         return 0, ""
-
-
-def wait_until_ready(process, address):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"FAILED: the server ended with {process.returncode} before it was ready")
-        if get(address, "/ready")[0] == 200:
-            return
-        time.sleep(0.1)
-    raise SystemExit("FAILED: the server was not ready in time")
 
 
 def error_of(call):
@@ -166,33 +155,45 @@ def check_concurrency(client):
 
 
 def check_end(process, address):
-    """SIGTERM while requests are in flight: each is answered, or told to come back."""
-    client = openai.OpenAI(base_url=address + "/v1", api_key=KEY, max_retries=0, timeout=60)
+    """SIGTERM while requests are in flight: each is answered, or refused with 503 and told when to come back."""
+    client = openai.OpenAI(base_url=address + "/v1", api_key=KEY, max_retries=0, timeout=PATIENCE_SECONDS)
     answered, refused, lost = [], [], []
     ending = threading.Event()
+    callers = 4
+    # Every caller has had an answer: all are in the middle of their calls.
+    busy = threading.Barrier(callers + 1)
 
     def call(_):
+        first = True
         while True:
-            started_before_the_end = not ending.is_set()
+            began_before_the_end = not ending.is_set()
             try:
                 client.embeddings.create(model="check", input=["a sentence of some length to embed"] * 64)
-                answered.append(1)
-            except openai.InternalServerError as error:
-                refused.append(error.response.headers.get("retry-after-ms"))
+                answered.append(began_before_the_end)
+            except openai.APIStatusError as error:
+                (refused if error.status_code == 503 else lost).append(error)
                 return
-            except openai.APIConnectionError:
-                (lost if started_before_the_end else refused).append("connection")
+            except openai.APIConnectionError as error:
+                # Once the server has ended nobody listens: what began after the signal may find that.
+                if began_before_the_end:
+                    lost.append(error)
                 return
+            if first:
+                busy.wait(PATIENCE_SECONDS)
+                first = False
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(call, number) for number in range(4)]
-        time.sleep(1.5)
+    with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call, number) for number in range(callers)]
+        busy.wait(PATIENCE_SECONDS)
         ending.set()
         process.send_signal(signal.SIGTERM)
         for finished in calls:
-            finished.result(timeout=60)
-    check(len(answered) > 0 and not lost, f"no request in flight was lost ({len(answered)} answered, {len(refused)} refused)")
-    process.wait(timeout=60)
+            finished.result(timeout=PATIENCE_SECONDS)
+    check(not lost, f"no request in flight was lost ({len(answered)} answered, {len(refused)} refused): {lost}")
+    hints = [error.response.headers.get("retry-after-ms") for error in refused]
+    check(all(hint and int(hint) > 0 for hint in hints), "each refusal says when to come back")
+    check(all(error.code == "draining" for error in refused), "each refusal says why")
+    check(process.wait(timeout=PATIENCE_SECONDS) == 0, "a server that answered every request ends with 0")
     check(get(address, "/health")[0] == 0, "the server has ended")
 
 
@@ -201,7 +202,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         process, address = serve(ctl, model, rest[0] if rest else None, folder)
         try:
-            wait_until_ready(process, address)
+            check(get(address, "/ready")[0] == 200, "a server that says where it is, is ready")
             client = openai.OpenAI(base_url=address + "/v1", api_key=KEY, timeout=120)
             check_inputs(client)
             check_errors(client, address)
