@@ -15,7 +15,7 @@ schema: keys are only added, times are milliseconds since the Unix epoch, sizes 
 | 0 | ok |\n| 1 | the job failed or was cancelled, or a local command could not do its work |\n\
 | 2 | the command line or the job document cannot be used as it stands |\n\
 | 3 | no such job, artifact or file |\n| 4 | no certificate, or it does not allow this |\n\
-| 5 | the scheduler does not answer |\n\n\
+| 5 | the scheduler does not answer |\n| 130, 143 | ended by SIGINT (Ctrl-C), by SIGTERM |\n\n\
 Errors are a line `error: ...` and, where there is a remedy, lines `hint: ...` on stderr.\n\n\
 `ctl scheduler` makes its certificate authority at its first start and writes an admin identity for the local user;\n\
 `ctl` finds it by `--identity`, `MOTLEY_IDENTITY` or its default place. `MOTLEY_LOG` filters log lines\n\

@@ -33,7 +33,7 @@ fn processes(home: &Path) -> Vec<i32> {
     named.collect()
 }
 
-fn nothing_is_left(home: &Path) {
+pub(crate) fn nothing_is_left(home: &Path) {
     wait_for("the end of every process", || processes(home).is_empty().then_some(()));
     wait_for("the end of every temporary store", || stores(home).is_empty().then_some(()));
 }

@@ -10,6 +10,7 @@ mod embedded;
 mod full_disk;
 mod jobs;
 mod kills;
+mod serving;
 mod strangers;
 
 /// The program under test.

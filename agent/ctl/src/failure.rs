@@ -18,6 +18,10 @@ pub enum Exit {
     Denied,
     /// 5: the scheduler does not answer.
     Unreachable,
+    /// 130: ended by SIGINT (Ctrl-C).
+    Interrupted,
+    /// 143: ended by SIGTERM.
+    Terminated,
 }
 
 /// A command that did not do what it was asked to.
@@ -38,6 +42,9 @@ impl Exit {
             Exit::NotFound => 3,
             Exit::Denied => 4,
             Exit::Unreachable => 5,
+            // As shells tell it: 128 and the signal's number.
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
         }
     }
 
@@ -48,6 +55,8 @@ impl Exit {
             Exit::NotFound => "not_found",
             Exit::Denied => "denied",
             Exit::Unreachable => "unreachable",
+            Exit::Interrupted => "interrupted",
+            Exit::Terminated => "terminated",
         }
     }
 }

@@ -106,7 +106,10 @@ async fn talk(common: &Common, command: Command, output: &Output) -> Result<(), 
 /// Log lines on stderr: warnings only, unless a daemon runs or the user asked for more. `MOTLEY_LOG` overrides.
 fn start_logging(arguments: &Arguments) {
     let daemon = matches!(arguments.command, Command::Scheduler(_) | Command::Agent(_));
+    let embedded = matches!(arguments.command, Command::Run(_));
     let level = match (arguments.common.verbose, daemon) {
+        // What befalls the job is told by the run itself.
+        (0, false) if embedded => "warn,motley_scheduler_head::outside=error",
         (0, false) => "warn",
         (0, true) => "info",
         (1, _) => {

@@ -7,11 +7,11 @@ use motley_agent_node::failure::workload_reason;
 use motley_agent_node::models::{Fetched, ModelSettings};
 use motley_agent_node::workload::bench::TRAIN_STEPS;
 use motley_agent_node::workload::{
-    self, BenchLine, BenchOptions, EmbedOptions, EmbedProgress, ExportOptions, WorkloadError,
-    compare as compare_reports, embed_file, export_merged,
+    self, BenchLine, BenchOptions, EmbedOptions, EmbedProgress, EmbedSummary, Embedding, ExportOptions,
+    WorkloadError, compare as compare_reports, export_merged,
 };
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{Document, Model, Quantization};
+use motley_scheduler_core::document::{Document, Model, Quantization, Source};
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::wire::agent::Progress;
 
@@ -23,14 +23,15 @@ use crate::failure::{Exit, Failure};
 use crate::folders;
 use crate::output::Output;
 use crate::output::progress::ProgressDisplay;
+use crate::signals::Watched;
 
 /// Writes the vectors of a file of texts.
 pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> {
-    must_exist(&arguments.input, "name a file with a text a line, or a .jsonl file with a field `text`")?;
+    must_be_file(&arguments.input, "name a file with a text a line, or a .jsonl file with a field `text`")?;
     let options = EmbedOptions {
         model: model(&arguments.model, arguments.max_length)?,
         settings: settings()?,
-        adapter: adapter(arguments.adapter, false)?,
+        adapter: adapter(arguments.adapter, arguments.full_precision)?,
         quantization: None,
         prompt: arguments.prompt,
         input: arguments.input,
@@ -38,9 +39,9 @@ pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> 
         threads: arguments.threads,
     };
     let mut display = ProgressDisplay::new(output);
-    let result = embed_file(&options, &mut |progress| display.update(&embed_progress(progress)));
+    let result = embed_until_signal(&options, &mut |progress| display.update(&embed_progress(progress)));
     display.finish();
-    let summary = result.map_err(failure)?;
+    let summary = result?;
     let place = arguments.output;
     output.data(
         || format!("{} in {}", summary.describe(), place.display()),
@@ -51,6 +52,20 @@ pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> 
         },
     );
     Ok(())
+}
+
+/// Until the output is begun nothing would stay behind: a signal ends the process as ever. From then on it is heard
+/// between two windows.
+fn embed_until_signal(
+    options: &EmbedOptions,
+    progress: &mut dyn FnMut(EmbedProgress),
+) -> Result<EmbedSummary, Failure> {
+    let embedding = Embedding::open(options, progress).map_err(failure)?;
+    let signals = Watched::start()?;
+    embedding.run(&signals.stop, progress).map_err(|error| match (error, signals.exit()) {
+        (WorkloadError::Stopped, Some(exit)) => Failure::new(exit, "interrupted: nothing was written"),
+        (error, _) => failure(error),
+    })
 }
 
 fn embed_progress(progress: EmbedProgress) -> Progress {
@@ -131,7 +146,7 @@ fn bench(
     quantization: Option<Quantization>,
     steps: u32,
 ) -> Result<BenchOptions, Failure> {
-    must_exist(&common.data, "name a JSON lines file with sentence1, sentence2 and score")?;
+    must_be_file(&common.data, "name a JSON lines file with sentence1, sentence2 and score")?;
     Ok(BenchOptions {
         model: model(source, common.max_length)?,
         settings: settings()?,
@@ -162,7 +177,16 @@ fn model(source: &str, max_length: Option<u32>) -> Result<Model, Failure> {
         let message = failure.message.split_once(": ").map_or(&*failure.message, |(_, rest)| rest).to_owned();
         Failure { message, ..failure }
     })?;
-    Ok(document.model().clone())
+    let model = document.model().clone();
+    match &model.source {
+        Source::Job { job } => {
+            let message =
+                format!("`job:{job}` is a model of another job, whose results are with its scheduler");
+            let hint = format!("fetch them with `ctl artifacts pull {job} DIR`, then name file:DIR/model");
+            Err(Failure::usage(message).hint(hint))
+        }
+        _ => Ok(model),
+    }
 }
 
 fn settings() -> Result<ModelSettings, Failure> {
@@ -180,6 +204,14 @@ fn must_exist(path: &Path, hint: &str) -> Result<(), Failure> {
     match path.exists() {
         true => Ok(()),
         false => Err(Failure::not_found(format!("no file or folder {}", path.display())).hint(hint)),
+    }
+}
+
+fn must_be_file(path: &Path, hint: &str) -> Result<(), Failure> {
+    must_exist(path, hint)?;
+    match path.is_dir() {
+        false => Ok(()),
+        true => Err(Failure::usage(format!("{} is a folder", path.display())).hint(hint)),
     }
 }
 
@@ -211,5 +243,8 @@ mod tests {
         let failure = model("nonsense of: a kind", None).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(!failure.message.contains("line "), "{failure}");
+        let failure = model("job:1", None).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("ctl artifacts pull 1")));
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use motley_agent_node::workload::bench::{TRAIN_STEPS, TRAIN_STEPS_MAX};
 use motley_scheduler_core::document::BackendKind;
 use motley_scheduler_core::unit::Span;
 
@@ -63,6 +64,9 @@ pub struct EmbedArguments {
     /// A PEFT adapter folder on top of the model.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Run the adapter on the full-precision base, whatever base it was trained on.
+    #[arg(long, requires = "adapter")]
+    pub full_precision: bool,
     /// Name of the prompt put before every text.
     #[arg(long, value_name = "NAME")]
     pub prompt: Option<String>,
@@ -152,7 +156,8 @@ pub struct BenchTrainArguments {
     #[arg(long, value_enum, default_value_t = AdapterName::Lora)]
     pub adapter: AdapterName,
     /// Measured steps, of 32 pairs each.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = TRAIN_STEPS,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(TRAIN_STEPS_MAX)))]
     pub steps: u32,
 }
 

@@ -17,6 +17,7 @@ pub mod sweeper;
 
 use std::path::{Path, PathBuf};
 
+use motley_agent_node::serve::DrainReport;
 use motley_scheduler_core::document::{BackendKind, Workload};
 use motley_scheduler_core::id::JobId;
 use motley_scheduler_core::wire::client::{FromClient, JobState, JobView};
@@ -61,8 +62,9 @@ impl Run<'_> {
         let job = submission::send(&fleet, prepared, self.output).await?;
         let (view, interrupted) = self.follow(&mut fleet, job).await?;
         if self.serving && interrupted && view.state != JobState::Failed {
-            self.output.talk("served until the end; every request was answered");
-            return Ok(());
+            // The temporary folder goes with this run, and what is put into it.
+            let folder = embedded.identity().with_file_name("served");
+            return self.judge_drain(&fleet, &view, &folder).await;
         }
         let pulled = self.pull(&fleet, &view).await?;
         self.report(&view, pulled)?;
@@ -86,6 +88,26 @@ impl Run<'_> {
         tokio::select! {
             view = &mut following => Ok((view?, true)),
             () = self.signals.next() => Err(Failure::failed("ended at once: nothing was kept")),
+        }
+    }
+
+    /// A server that was asked to end has done well if it ended by itself and cut nobody off.
+    async fn judge_drain(&self, fleet: &Fleet, view: &JobView, folder: &Path) -> Result<(), Failure> {
+        let artifacts = results::places(&pull::artifacts(fleet, view.job).await?);
+        pull::into_folder(fleet, &artifacts, folder).await?;
+        match results::drained(folder) {
+            Some(DrainReport { cut: 0 }) => {
+                self.output.talk("served until the end; every request was answered");
+                Ok(())
+            }
+            Some(DrainReport { cut }) => {
+                let message =
+                    format!("{cut} connections were cut with a request in flight: the drain was over");
+                Err(Failure::failed(message).hint("raise batch.drain"))
+            }
+            None => Err(Failure::failed(
+                "the server did not end by itself: requests in flight, if there were any, got no answer",
+            )),
         }
     }
 

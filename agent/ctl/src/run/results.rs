@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use motley_agent_node::serve::DrainReport;
 use motley_scheduler_core::artifact::{ArtifactKind, ArtifactRef};
 
 use crate::failure::Failure;
@@ -25,6 +26,11 @@ pub(super) fn folder(named: Option<PathBuf>, job_name: &str) -> Result<PathBuf, 
         Failure::usage(format!("{NUMBERS_MAX} folders {job_name}-output-N are in use"))
             .hint("name a folder with --output")
     })
+}
+
+/// How a server ended; nothing when it was killed.
+pub(super) fn drained(folder: &Path) -> Option<DrainReport> {
+    serde_json::from_slice(&std::fs::read(folder.join(DrainReport::FILE)).ok()?).ok()
 }
 
 /// Results at the top, checkpoints below `checkpoints/step-<n>`.

@@ -62,6 +62,7 @@ pub struct Lines {
     reader: BufReader<File>,
     place: Place,
     buffer: Vec<u8>,
+    bytes_read: u64,
 }
 
 impl Lines {
@@ -72,7 +73,17 @@ impl Lines {
     pub fn open(path: &Path, name: &str) -> Result<Lines, DataError> {
         let file = File::open(path).map_err(|source| DataError::Open { file: name.to_owned(), source })?;
         let place = Place { file: name.into(), line: 0 };
-        Ok(Lines { reader: BufReader::with_capacity(1 << 20, file), place, buffer: Vec::new() })
+        Ok(Lines {
+            reader: BufReader::with_capacity(1 << 20, file),
+            place,
+            buffer: Vec::new(),
+            bytes_read: 0,
+        })
+    }
+
+    /// Bytes of the lines given so far, their ends included.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     /// The next line and its place; nothing at the end.
@@ -92,6 +103,7 @@ impl Lines {
         if count == 0 {
             return Ok(None);
         }
+        self.bytes_read += count as u64;
         if self.buffer.len() as u64 > LINE_BYTES_MAX {
             return Err(DataError::LineTooLong { place: self.place.clone(), limit: LINE_BYTES_MAX });
         }

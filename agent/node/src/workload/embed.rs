@@ -12,8 +12,9 @@ use serde::Serialize;
 use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::model::{TextModel, embed_window, open_device, open_model, shown_seconds};
-use super::vectors::{Format, VectorFile};
+use super::vectors::{Format, VectorFile, partial_of};
 use crate::models::{Fetched, ModelSettings, Places};
+use crate::runner::StopFlag;
 use crate::text::{DataError, Lines, Place, Row};
 
 /// What to embed, with what, and where to.
@@ -41,7 +42,10 @@ pub struct EmbedSummary {
     pub dimensions: usize,
     pub tokens: u64,
     pub truncated: u64,
+    /// Of the whole command; loading the model included.
     pub seconds: f64,
+    /// Of tokenizing, embedding and writing alone.
+    pub embedding_seconds: f64,
 }
 
 /// How far it is.
@@ -57,51 +61,104 @@ const WINDOW_TEXTS: usize = 2048;
 /// Bytes of text held at once; a window ends at the first text that passes it.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// Embeds a file.
-///
-/// # Errors
-/// Model, adapter, input or output that cannot be used, a vector that is not finite. No output is left behind then.
-pub fn embed_file(
-    options: &EmbedOptions,
-    progress: &mut dyn FnMut(EmbedProgress),
-) -> Result<EmbedSummary, WorkloadError> {
-    let began = Instant::now();
-    let format = Format::of(&options.output).ok_or_else(|| WorkloadError::Unusable {
-        what: format!("{} ends neither in .npy nor in .jsonl", options.output.display()),
-        hint: "the ending of --output says which format is written",
-    })?;
-    let mut texts = Texts::open(&options.input)?;
-    let model = load(options, progress)?;
-    let prompt = model.tokenizer.settings().prompt(options.prompt.as_deref())?.to_owned();
-    let mut file = VectorFile::create(&options.output, format, model.hidden())?;
-    let (mut tokens, mut truncated, mut done) = (0, 0, 0);
-    let started = Instant::now();
-    loop {
-        let Window { texts: window, places } = texts.window()?;
-        if window.is_empty() {
-            break;
-        }
-        let part = embed_window(&model.encoder, &model.tokenizer, &*model.backend, (&window, &prompt));
-        let part = part.map_err(|error| match error {
-            WorkloadError::Compute(motley_ops::Error::NonFiniteEmbedding { index }) => {
-                WorkloadError::NonFiniteVector { place: places[index].clone() }
-            }
-            other => other,
+/// A file about to be embedded: its model is loaded, nothing is written yet.
+pub struct Embedding<'a> {
+    options: &'a EmbedOptions,
+    format: Format,
+    texts: Texts,
+    model: TextModel,
+    prompt: String,
+    began: Instant,
+}
+
+impl Embedding<'_> {
+    /// Looks at input and output, then loads the model.
+    ///
+    /// # Errors
+    /// Model, adapter, input or output that cannot be used.
+    pub fn open<'a>(
+        options: &'a EmbedOptions,
+        progress: &mut dyn FnMut(EmbedProgress),
+    ) -> Result<Embedding<'a>, WorkloadError> {
+        let began = Instant::now();
+        let format = Format::of(&options.output).ok_or_else(|| WorkloadError::Unusable {
+            what: format!("{} ends neither in .npy nor in .jsonl", options.output.display()),
+            hint: "the ending of --output says which format is written",
         })?;
-        file.write(&part.vectors)?;
-        tokens += part.tokens;
-        truncated += part.truncated;
-        done += window.len() as u64;
-        progress(EmbedProgress::Embedding {
-            texts: done,
-            bytes: texts.bytes_read,
-            bytes_total: texts.bytes_total,
-            tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
-        });
+        let texts = Texts::open(&options.input)?;
+        check_output(&options.input, &options.output)?;
+        // What cannot be written is better known before the model is fetched.
+        drop(VectorFile::create(&options.output, format, 1)?);
+        let model = load(options, progress)?;
+        let prompt = model.tokenizer.settings().prompt(options.prompt.as_deref())?.to_owned();
+        Ok(Embedding { options, format, texts, model, prompt, began })
     }
-    let dimensions = model.hidden();
-    let texts = file.finish()?;
-    Ok(EmbedSummary { texts, dimensions, tokens, truncated, seconds: began.elapsed().as_secs_f64() })
+
+    /// Embeds a window after the other until the end, or until it is to stop.
+    ///
+    /// # Errors
+    /// A row or a device that cannot be used; the stop. No output is left behind then.
+    pub fn run(
+        mut self,
+        stop: &StopFlag,
+        progress: &mut dyn FnMut(EmbedProgress),
+    ) -> Result<EmbedSummary, WorkloadError> {
+        let model = &self.model;
+        let mut file = VectorFile::create(&self.options.output, self.format, model.hidden())?;
+        let (mut tokens, mut truncated, mut done) = (0, 0, 0);
+        let started = Instant::now();
+        loop {
+            if stop.is_set() {
+                return Err(WorkloadError::Stopped);
+            }
+            let Window { texts: window, places } = self.texts.window()?;
+            if window.is_empty() {
+                break;
+            }
+            let texts = (&window[..], &*self.prompt);
+            let part = embed_window(&model.encoder, &model.tokenizer, &*model.backend, texts);
+            let part = part.map_err(|error| match error {
+                WorkloadError::Compute(motley_ops::Error::NonFiniteEmbedding { index }) => {
+                    WorkloadError::NonFiniteVector { place: places[index].clone() }
+                }
+                other => other,
+            })?;
+            file.write(&part.vectors)?;
+            tokens += part.tokens;
+            truncated += part.truncated;
+            done += window.len() as u64;
+            progress(EmbedProgress::Embedding {
+                texts: done,
+                bytes: self.texts.lines.bytes_read(),
+                bytes_total: self.texts.bytes_total,
+                tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
+            });
+        }
+        Ok(EmbedSummary {
+            texts: file.finish()?,
+            dimensions: model.hidden(),
+            tokens,
+            truncated,
+            seconds: self.began.elapsed().as_secs_f64(),
+            embedding_seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The input is no place to write to, whatever the two are called.
+fn check_output(input: &Path, output: &Path) -> Result<(), WorkloadError> {
+    let unusable = |what: String, hint| Err(WorkloadError::Unusable { what, hint });
+    if output.is_dir() {
+        let what = format!("{} is a folder", output.display());
+        return unusable(what, "--output names the file that is written");
+    }
+    let input = input.canonicalize().ok();
+    let is_input = |path: &Path| input.is_some() && path.canonicalize().ok() == input;
+    if is_input(output) || is_input(&partial_of(output)) {
+        let what = format!("{} is the input", output.display());
+        return unusable(what, "name another file with --output: the input would be written over");
+    }
+    Ok(())
 }
 
 fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Result<TextModel, WorkloadError> {
@@ -121,7 +178,7 @@ fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Resu
 impl EmbedSummary {
     /// `12000 texts, 384 dimensions, 5321 tokens/s, 31.9 s`.
     pub fn describe(&self) -> String {
-        let speed = self.tokens as f64 / self.seconds.max(1e-9);
+        let speed = self.tokens as f64 / self.embedding_seconds.max(1e-9);
         let truncated = match self.truncated {
             0 => String::new(),
             count => format!(", {count} cut to max_length"),
@@ -145,7 +202,6 @@ struct Window {
 struct Texts {
     lines: Lines,
     json: bool,
-    bytes_read: u64,
     bytes_total: u64,
 }
 
@@ -154,7 +210,7 @@ impl Texts {
         let name = path.display().to_string();
         let bytes_total = fs::metadata(path).map_or(0, |metadata| metadata.len());
         let json = path.extension().is_some_and(|ending| ending == "jsonl");
-        Ok(Texts { lines: Lines::open(path, &name)?, json, bytes_read: 0, bytes_total })
+        Ok(Texts { lines: Lines::open(path, &name)?, json, bytes_total })
     }
 
     /// The next texts; none at the end. A blank line is an empty text, which has a vector like any other; in JSON
@@ -163,7 +219,6 @@ impl Texts {
         let (mut window, mut bytes) = (Window::default(), 0);
         while window.texts.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
             let Some((place, line)) = self.lines.next_line()? else { break };
-            self.bytes_read += line.len() as u64 + 1;
             if self.json && line.trim().is_empty() {
                 continue;
             }
@@ -207,6 +262,42 @@ mod tests {
         let message = windows("a.jsonl", "{\"text\": \"x\"}\n{\"texts\": \"y\"}").unwrap_err().to_string();
         assert!(message.contains("a.jsonl line 2: field `text` is missing"), "{message}");
         assert!(windows("a.txt", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_file_whatever_ends_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in
+            [("a.txt", "one\r\ntwo\r\n"), ("b.txt", "one\ntwo"), ("c.jsonl", "\u{feff}\n\n")]
+        {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            let mut texts = Texts::open(&path).unwrap();
+            while !texts.window().unwrap().texts.is_empty() {}
+            assert_eq!(texts.lines.bytes_read(), texts.bytes_total, "{name}");
+            assert_eq!(texts.bytes_total, content.len() as u64);
+        }
+    }
+
+    #[test]
+    fn the_input_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a.jsonl"), "{}").unwrap();
+        fs::write(path(".partial-b.jsonl"), "{}").unwrap();
+        std::os::unix::fs::symlink(path("a.jsonl"), path("link.jsonl")).unwrap();
+        let check = |input: &str, output: &str| check_output(&path(input), &path(output));
+        for (input, output) in [
+            ("a.jsonl", "a.jsonl"),
+            ("a.jsonl", "link.jsonl"),
+            ("a.jsonl", "./a.jsonl"),
+            (".partial-b.jsonl", "b.jsonl"),
+        ] {
+            let message = check(input, output).unwrap_err().to_string();
+            assert!(message.contains("is the input\nhint:"), "{message}");
+        }
+        assert!(check("a.jsonl", "new.jsonl").is_ok());
+        assert!(check("a.jsonl", "").unwrap_err().to_string().contains("is a folder"));
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub enum AdapterError {
     OtherPreparation { folder: PathBuf, hint: String },
     #[error(
         "the adapter in {} does not say which base it belongs to (no motley.json: another program made it)\n\
-         hint: set [adapter] base = \"full_precision\" if it was trained on the unquantized model", folder.display()
+         hint: if it was trained on the unquantized model, set [adapter] base = \"full_precision\", or give \
+         --full-precision", folder.display()
     )]
     Unidentified { folder: PathBuf },
     #[error(

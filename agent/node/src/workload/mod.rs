@@ -50,7 +50,7 @@ pub use bench::{BenchLine, BenchOptions, bench_encode, bench_train};
 pub use checkpoint::ResumeError;
 pub use compare::{CompareError, Comparison, compare};
 pub use disk::DiskError;
-pub use embed::{EmbedOptions, EmbedProgress, EmbedSummary, embed_file};
+pub use embed::{EmbedOptions, EmbedProgress, EmbedSummary, Embedding};
 pub use error::WorkloadError;
 pub use export::{ExportOptions, ExportSummary, export_merged};
 pub use identity::{AdapterError, AdapterIdentity};

@@ -53,11 +53,16 @@ impl Format {
     }
 }
 
+/// Where a file is written before it takes its name.
+pub(crate) fn partial_of(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("vectors");
+    path.with_file_name(format!(".partial-{name}"))
+}
+
 impl VectorFile {
     /// `width` is the number of values of a vector.
     pub(crate) fn create(path: &Path, format: Format, width: usize) -> Result<VectorFile, DiskError> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("vectors");
-        let partial = path.with_file_name(format!(".partial-{name}"));
+        let partial = partial_of(path);
         let file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(at(path))?);
         let path = path.to_path_buf();
         let mut vectors = VectorFile { path, partial, file, format, width, rows: 0, finished: false };

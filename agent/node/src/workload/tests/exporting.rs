@@ -5,7 +5,8 @@ use motley_scheduler_core::document::{Model, Source};
 
 use super::training::training_attempt;
 use super::*;
-use crate::workload::{EmbedOptions, ExportOptions, WorkloadError, embed_file, export_merged};
+use crate::runner::StopFlag;
+use crate::workload::{EmbedOptions, EmbedSummary, Embedding, ExportOptions, WorkloadError, export_merged};
 
 fn model(folder: &Path) -> Model {
     Model { max_length: Some(256), ..model_as_trained(folder) }
@@ -49,10 +50,14 @@ fn embed_with(
         output: output.path().join("vectors.npy"),
         threads: Some(2),
     };
-    let summary = embed_file(&options, &mut |_| {})?;
+    let summary = embed_file(&options)?;
     let bytes = std::fs::read(&options.output).unwrap();
     assert_eq!(bytes.len() as u64, 128 + summary.texts * summary.dimensions as u64 * 4);
     Ok(bytes[128..].chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect())
+}
+
+fn embed_file(options: &EmbedOptions) -> Result<EmbedSummary, WorkloadError> {
+    Embedding::open(options, &mut |_| {})?.run(&StopFlag::new(), &mut |_| {})
 }
 
 fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
@@ -164,14 +169,12 @@ fn what_cannot_be_embedded_leaves_no_file() {
         output: root.path().join("vectors.npy"),
         threads: Some(1),
     };
-    let message = embed_file(&options, &mut |_| {}).unwrap_err().to_string();
+    let message = embed_file(&options).unwrap_err().to_string();
     assert!(message.contains("texts.jsonl line 2: field `text` is the number 3, not a text"), "{message}");
     options.prompt = Some("query".into());
-    assert!(
-        embed_file(&options, &mut |_| {}).unwrap_err().to_string().contains("prompt `query` is not known")
-    );
+    assert!(embed_file(&options).unwrap_err().to_string().contains("prompt `query` is not known"));
     options.output = root.path().join("vectors.csv");
-    assert!(embed_file(&options, &mut |_| {}).unwrap_err().to_string().contains(".npy nor in .jsonl"));
+    assert!(embed_file(&options).unwrap_err().to_string().contains(".npy nor in .jsonl"));
     let left: Vec<_> =
         std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["texts.jsonl"]);
