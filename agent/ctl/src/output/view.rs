@@ -196,7 +196,7 @@ pub fn job_text(job: &JobView, now: Moment) -> String {
     let mut text = facts(&pairs);
     if !job.attempts.is_empty() {
         text.push('\n');
-        text.push_str(&attempts_table(&job.attempts, now));
+        text.push_str(&attempts_table(job, now));
     }
     text
 }
@@ -208,21 +208,27 @@ fn checkpoint_text(artifact: &ArtifactRef) -> String {
     }
 }
 
-fn attempts_table(attempts: &[AttemptView], now: Moment) -> String {
+/// How an attempt ended; only the last one can have been cancelled, with its job.
+fn end_name(job: &JobView, attempt: &AttemptView) -> &'static str {
+    let is_last = job.attempts.last().is_some_and(|last| last.attempt == attempt.attempt);
+    match (attempt.ended, attempt.reason) {
+        (None, _) => "",
+        (Some(_), Some(reason)) => reason.name(),
+        (Some(_), None) if is_last && job.state == JobState::Cancelled => "cancelled",
+        (Some(_), None) => "done",
+    }
+}
+
+fn attempts_table(job: &JobView, now: Moment) -> String {
     let mut table = Table::new(&["ATTEMPT", "NODE", "DEVICE", "TIME", "FROM STEP", "END"], &[0, 1, 3, 4]);
-    for attempt in attempts {
-        let end = match (attempt.ended, attempt.reason) {
-            (None, _) => "",
-            (Some(_), None) => "done",
-            (Some(_), Some(reason)) => reason.name(),
-        };
+    for attempt in &job.attempts {
         table.row(vec![
             attempt.attempt.number.to_string(),
             attempt.node.to_string(),
             format!("{}:{}", attempt.backend.name(), attempt.device),
             duration(attempt.ended.unwrap_or(now).since(attempt.leased)),
             attempt.resumed_from.map(|step| step.to_string()).unwrap_or_default(),
-            end.to_owned(),
+            end_name(job, attempt).to_owned(),
         ]);
     }
     table.render()
