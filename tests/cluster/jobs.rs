@@ -82,9 +82,30 @@ fn a_cancelled_job_ends_with_its_runner() {
     assert_eq!(fleet.wait_for_end(job)["state"], "cancelled");
     wait_for("the runner's end", || (!is_alive(runner)).then_some(()));
     fleet.ctl(&format!("show {job} --watch")).end().expect(1).says(&["cancelled"]);
+    let shown = fleet.ctl(&format!("show {job}")).end().expect(0).stdout;
+    let attempt = shown.lines().last().unwrap_or_default().trim_end();
+    assert!(attempt.ends_with("cancelled"), "the attempt is not shown as cancelled:\n{shown}");
     // The device is free again.
     let next = fleet.submit(&project.train(&TrainOptions { name: "next", ..TrainOptions::default() }));
     assert_eq!(fleet.wait_for_end(next)["state"], "succeeded");
+}
+
+#[test]
+fn the_newest_jobs_are_listed_and_all_on_request() {
+    let fleet = Fleet::start(CTL);
+    let project = Project::tiny(&fleet.path("."));
+    let document = project.train(&TrainOptions::default());
+    let jobs: Vec<u64> = (0..5).map(|_| fleet.submit(&document)).collect();
+    let listed = |options: &str| {
+        let list = fleet.ctl(&format!("jobs --json {options}")).end().expect(0).json();
+        let jobs = list["jobs"].as_array().unwrap().iter().map(|job| job["job"].as_u64().unwrap());
+        (jobs.collect::<Vec<u64>>(), list["more"] == true)
+    };
+    assert_eq!(listed(""), (jobs.clone(), false));
+    assert_eq!(listed("--all"), (jobs.clone(), false));
+    assert_eq!(listed("--limit 5"), (jobs.clone(), false));
+    assert_eq!(listed("--limit 2"), (jobs[3..].to_vec(), true));
+    fleet.ctl("jobs --limit 2").end().expect(0).says(&["older jobs", "--all"]);
 }
 
 #[test]

@@ -79,7 +79,7 @@ async fn talk(common: &Common, command: Command, output: &Output) -> Result<(), 
     match command {
         Command::Run(arguments) => run::run(arguments, output).await,
         Command::Submit(arguments) => fleet::submission::submit(common, arguments, output).await,
-        Command::Jobs(_) => fleet::jobs::list(common, output).await,
+        Command::Jobs(arguments) => fleet::jobs::list(common, arguments, output).await,
         Command::Show(arguments) => fleet::jobs::show(common, arguments, output).await,
         Command::Logs(arguments) => fleet::jobs::logs(common, arguments, output).await,
         Command::Cancel(arguments) => fleet::jobs::cancel(common, arguments, output).await,

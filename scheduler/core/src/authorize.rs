@@ -88,6 +88,7 @@ impl Operation {
             FromClient::Artifacts { .. } => Operation::ReadArtifacts,
             FromClient::CreateToken { .. } => Operation::CreateToken,
             FromClient::Jobs
+            | FromClient::JobsBefore { .. }
             | FromClient::Job { .. }
             | FromClient::Logs { .. }
             | FromClient::Watch { .. }

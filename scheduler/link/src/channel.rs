@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes as Chunk;
 use motley_scheduler_core::unit::Bytes;
+use motley_scheduler_core::wire::Message;
 use motley_scheduler_core::wire::codec::{self, Limit};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::LinkError;
@@ -39,6 +39,8 @@ pub enum CloseCode {
 pub struct Link {
     pub(crate) connection: quinn::Connection,
     pub(crate) frame: Limit,
+    /// What both ends have agreed on; before that, what every version knows.
+    pub(crate) version: u16,
     /// Of whoever dialed: one endpoint a connection.
     pub(crate) endpoint: Option<quinn::Endpoint>,
 }
@@ -55,6 +57,7 @@ pub struct Channel {
 pub struct Sender {
     pub(crate) stream: quinn::SendStream,
     limit: Limit,
+    version: u16,
 }
 
 /// The half that receives.
@@ -73,7 +76,7 @@ impl Link {
     /// The connection is gone.
     pub async fn open(&self) -> Result<Channel, LinkError> {
         let (send, receive) = self.connection.open_bi().await.map_err(closed)?;
-        Ok(Channel::new(send, receive, self.frame))
+        Ok(Channel::new(send, receive, self.frame, self.version))
     }
 
     /// The next stream that the peer opens.
@@ -82,7 +85,7 @@ impl Link {
     /// The connection is gone.
     pub async fn accept(&self) -> Result<Channel, LinkError> {
         let (send, receive) = self.connection.accept_bi().await.map_err(closed)?;
-        Ok(Channel::new(send, receive, self.frame))
+        Ok(Channel::new(send, receive, self.frame, self.version))
     }
 
     /// Closes the connection at once; the peer sees `reason`.
@@ -105,15 +108,25 @@ impl Link {
         closed(self.connection.closed().await)
     }
 
+    /// The protocol version that both ends speak.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
     pub fn remote_address(&self) -> std::net::SocketAddr {
         self.connection.remote_address()
     }
 }
 
 impl Channel {
-    pub(crate) fn new(send: quinn::SendStream, receive: quinn::RecvStream, limit: Limit) -> Self {
+    pub(crate) fn new(
+        send: quinn::SendStream,
+        receive: quinn::RecvStream,
+        limit: Limit,
+        version: u16,
+    ) -> Self {
         Channel {
-            sender: Sender { stream: send, limit },
+            sender: Sender { stream: send, limit, version },
             receiver: Receiver { stream: receive, limit, partial: Vec::new() },
         }
     }
@@ -122,7 +135,7 @@ impl Channel {
     ///
     /// # Errors
     /// As there.
-    pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), LinkError> {
+    pub async fn send<T: Message>(&mut self, message: &T) -> Result<(), LinkError> {
         self.sender.send(message).await
     }
 
@@ -148,8 +161,11 @@ impl Sender {
     /// Sends one message. Not to be dropped half-way: what follows would be read as its rest.
     ///
     /// # Errors
-    /// The message is above the limit of this connection, or the connection is gone.
-    pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), LinkError> {
+    /// The peer is too old for the message, it is above the limit of this connection, or the connection is gone.
+    pub async fn send<T: Message>(&mut self, message: &T) -> Result<(), LinkError> {
+        if message.since() > self.version {
+            return Err(LinkError::PeerTooOld { since: message.since(), agreed: self.version });
+        }
         let body = codec::encode(message, self.limit).map_err(malformed)?;
         let length = u32::try_from(body.len()).map_err(malformed)?;
         let mut frame = Vec::with_capacity(4 + body.len());

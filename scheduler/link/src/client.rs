@@ -59,6 +59,11 @@ impl Client {
         Ok(Replies { receiver: channel.receiver })
     }
 
+    /// The protocol version that both ends speak.
+    pub fn version(&self) -> u16 {
+        self.link.version()
+    }
+
     /// Waits for the end of the connection, and says why.
     pub async fn closed(&self) -> LinkError {
         self.link.closed().await

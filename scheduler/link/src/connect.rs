@@ -27,9 +27,12 @@ const ADDRESSES_MAX: usize = 8;
 /// Nobody answers, the certificate is refused (foreign, expired, of the wrong kind), or the versions differ.
 pub async fn connect(address: &str, alpn: &'static [u8], identity: &Identity) -> Result<Link, LinkError> {
     let crypto = Arc::new(tls::member(identity, alpn)?);
-    let link = dial(address, alpn, crypto).await?;
+    let mut link = dial(address, alpn, crypto).await?;
     match hello(&link).await {
-        Ok(()) => Ok(link),
+        Ok(version) => {
+            link.version = version;
+            Ok(link)
+        }
         Err(error) => {
             link.shut_down("no agreement").await;
             Err(error)
@@ -138,7 +141,7 @@ async fn dial_one(
     };
     let connection = connection.ok_or_else(|| unreachable(&format!("no answer within {DIAL_SECONDS} s")))?;
     let frame = Limit::of_alpn(alpn).expect("only the four names of ours are dialed");
-    Ok(Link { connection, frame, endpoint: Some(endpoint) })
+    Ok(Link { connection, frame, version: VERSION_MIN, endpoint: Some(endpoint) })
 }
 
 /// `None` is silence, try after try.
@@ -176,14 +179,92 @@ async fn nobody_listens(any: SocketAddr, remote: SocketAddr) -> std::io::Error {
     }
 }
 
-async fn hello(link: &Link) -> Result<(), LinkError> {
+/// Returns the version that both speak.
+async fn hello(link: &Link) -> Result<u16, LinkError> {
     let mut channel = link.open().await?;
     let build = env!("CARGO_PKG_VERSION").to_owned();
     channel.send(&Hello { version_min: VERSION_MIN, version_max: VERSION, build }).await?;
     channel.finish();
     match channel.receiver.receive_within("hello", FIRST_MESSAGE_SECONDS).await {
-        Ok(HelloReply::Agreed { .. }) => Ok(()),
+        Ok(HelloReply::Agreed { version, .. }) if (VERSION_MIN..=VERSION).contains(&version) => Ok(version),
+        Ok(HelloReply::Agreed { version, .. }) => Err(LinkError::Unexpected {
+            expected: "a protocol version of ours",
+            found: format!("version {version}"),
+        }),
         Ok(HelloReply::Refused { reason }) => Err(LinkError::Refused { reason }),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use motley_scheduler_core::authorize::Role;
+    use motley_scheduler_core::wire::ALPN_CLIENT;
+    use motley_scheduler_core::wire::client::{FromClient, Refusal, RefusalKind, ToClient};
+    use motley_scheduler_core::wire::join::Principal;
+
+    use super::*;
+    use crate::{Authority, Channel, Validity};
+
+    /// Says that it speaks this version, whatever it is asked, and answers each request with its number.
+    async fn play(endpoint: quinn::Endpoint, version: u16) {
+        while let Some(incoming) = endpoint.accept().await {
+            let connection = incoming.await.unwrap();
+            let mut requests = 0;
+            while let Ok((send, receive)) = connection.accept_bi().await {
+                let mut channel = Channel::new(send, receive, Limit::Client, version);
+                if requests == 0 {
+                    let hello: Hello = channel.receive().await.unwrap().unwrap();
+                    assert!((hello.version_min..=hello.version_max).contains(&VERSION_MIN));
+                    channel.send(&HelloReply::Agreed { version, build: "old".into() }).await.unwrap();
+                } else if channel.receive::<FromClient>().await.unwrap().is_some() {
+                    let reply = Refusal::new(RefusalKind::Failed, requests.to_string());
+                    channel.send(&ToClient::Refused(reply)).await.unwrap();
+                    requests += 1;
+                }
+                requests = requests.max(1);
+                channel.finish();
+            }
+        }
+    }
+
+    async fn dial_a_scheduler_of(version: u16) -> (Result<Link, LinkError>, tokio::task::JoinHandle<()>) {
+        let authority = Authority::create().unwrap();
+        let principal = Principal::User { name: "ada".into(), role: Role::Admin };
+        let validity = Validity::starting(SystemTime::now(), Duration::from_secs(86_400));
+        let user = authority.issue(&principal, validity).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(tls::server(&authority).unwrap()));
+        let endpoint = quinn::Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
+        let address = endpoint.local_addr().unwrap().to_string();
+        let playing = tokio::spawn(play(endpoint, version));
+        (connect(&address, ALPN_CLIENT, &user).await, playing)
+    }
+
+    #[tokio::test]
+    async fn nothing_newer_than_agreed_is_sent_to_an_older_scheduler() {
+        assert_eq!(VERSION_MIN, VERSION - 1, "this version and the one before are spoken");
+        let (link, _playing) = dial_a_scheduler_of(VERSION_MIN).await;
+        let link = link.unwrap();
+        assert_eq!(link.version(), VERSION_MIN);
+        let ask = async |request: FromClient| {
+            let mut channel = link.open().await.unwrap();
+            channel.send(&request).await?;
+            channel.finish();
+            channel.receive::<ToClient>().await
+        };
+        let error = ask(FromClient::JobsBefore { before: None, count: 1 }).await.unwrap_err();
+        assert!(matches!(error, LinkError::PeerTooOld { since: VERSION, agreed: VERSION_MIN }), "{error:?}");
+        assert!(error.to_string().contains("hint:"), "{error}");
+        let Ok(Some(ToClient::Refused(reply))) = ask(FromClient::Jobs).await else { panic!("no answer") };
+        assert_eq!(reply.message, "1", "what was too new has not arrived");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_nobody_offered_is_no_agreement() {
+        let (link, _playing) = dial_a_scheduler_of(VERSION + 1).await;
+        let error = link.unwrap_err();
+        assert!(matches!(error, LinkError::Unexpected { .. }), "{error:?}");
     }
 }

@@ -37,6 +37,11 @@ pub enum LinkError {
     Truncated { received: u64, expected: u64 },
     #[error("message cannot be read: {reason}")]
     Malformed { reason: String },
+    /// Nothing was sent.
+    #[error(
+        "this needs protocol version {since}, the other side speaks {agreed}\nhint: update the older of the two programs"
+    )]
+    PeerTooOld { since: u16, agreed: u16 },
     #[error("peer answered {found} where {expected} was due")]
     Unexpected { expected: &'static str, found: String },
     #[error("contents of {what} are {found}, not {expected}")]

@@ -151,7 +151,7 @@ async fn welcome(incoming: quinn::Incoming) -> Result<Incoming, LinkError> {
         expected: "a protocol of ours",
         found: String::from_utf8_lossy(alpn).into_owned(),
     })?;
-    let link = Link { connection, frame: limits.frame, endpoint: None };
+    let mut link = Link { connection, frame: limits.frame, version: VERSION_MIN, endpoint: None };
     if alpn == ALPN_JOIN {
         return Ok(Incoming { alpn, principal: None, expires: None, link, remote });
     }
@@ -162,9 +162,12 @@ async fn welcome(incoming: quinn::Incoming) -> Result<Incoming, LinkError> {
         link.close(CloseCode::Denied, reason);
         return Err(LinkError::Refused { reason: reason.to_owned() });
     }
-    if let Err(error) = greet(&link).await {
-        link.close(CloseCode::Protocol, &error.to_string());
-        return Err(error);
+    match greet(&link).await {
+        Ok(version) => link.version = version,
+        Err(error) => {
+            link.close(CloseCode::Protocol, &error.to_string());
+            return Err(error);
+        }
     }
     settings::raise(&link.connection, limits);
     Ok(Incoming { alpn, principal, expires, link, remote })
@@ -201,7 +204,8 @@ fn check(alpn: &[u8], principal: Option<&Principal>) -> Result<(), &'static str>
     }
 }
 
-async fn greet(link: &Link) -> Result<(), LinkError> {
+/// Returns the version that both speak.
+async fn greet(link: &Link) -> Result<u16, LinkError> {
     let limit = Duration::from_secs(FIRST_MESSAGE_SECONDS);
     let mut channel: Channel = match tokio::time::timeout(limit, link.accept()).await {
         Ok(channel) => channel?,
@@ -212,7 +216,7 @@ async fn greet(link: &Link) -> Result<(), LinkError> {
     channel.send(&reply).await?;
     channel.finish();
     match reply {
-        HelloReply::Agreed { .. } => Ok(()),
+        HelloReply::Agreed { version, .. } => Ok(version),
         HelloReply::Refused { reason } => {
             // The reply should arrive before the end of the connection does.
             let _ = tokio::time::timeout(Duration::from_secs(1), channel.sender.stream.stopped()).await;
@@ -245,6 +249,8 @@ mod tests {
             let reply = agree(&hello(min, max));
             assert!(matches!(reply, HelloReply::Agreed { version: VERSION, .. }), "{reply:?}");
         }
+        let older = agree(&hello(0, VERSION_MIN));
+        assert!(matches!(older, HelloReply::Agreed { version: VERSION_MIN, .. }), "{older:?}");
         for (min, max) in [(VERSION + 1, VERSION + 2), (0, 0), (VERSION + 1, 0)] {
             let HelloReply::Refused { reason } = agree(&hello(min, max)) else { panic!("{min} {max}") };
             assert!(reason.contains("9.9") && reason.contains("hint:"), "{reason}");

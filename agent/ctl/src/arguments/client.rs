@@ -26,8 +26,15 @@ pub struct SubmitArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  ctl jobs\n  ctl jobs --json")]
-pub struct JobsArguments {}
+#[command(after_help = "Examples:\n  ctl jobs\n  ctl jobs --limit 10\n  ctl jobs --all --json")]
+pub struct JobsArguments {
+    /// The newest so many.
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "all")]
+    pub limit: u32,
+    /// All of them, however many there are.
+    #[arg(long)]
+    pub all: bool,
+}
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ctl show 7\n  ctl show 7 --watch")]

@@ -2,26 +2,50 @@
 
 use motley_scheduler_core::id::JobId;
 use motley_scheduler_core::unit::Moment;
+use motley_scheduler_core::wire::Message;
 use motley_scheduler_core::wire::client::{FromClient, JobView, StatusView, ToClient};
 use serde_json::json;
 
 use super::{Fleet, follow, unexpected};
-use crate::arguments::{CancelArguments, Common, LogsArguments, ShowArguments};
+use crate::arguments::{CancelArguments, Common, JobsArguments, LogsArguments, ShowArguments};
 use crate::failure::Failure;
 use crate::output::{Output, view};
 
-pub async fn list(common: &Common, output: &Output) -> Result<(), Failure> {
+pub async fn list(common: &Common, arguments: JobsArguments, output: &Output) -> Result<(), Failure> {
     let fleet = Fleet::open(common).await?;
     let now = scheduler_now(&fleet).await?;
-    match fleet.ask(FromClient::Jobs).await? {
-        ToClient::Jobs(jobs) => {
-            output.data(
-                || view::jobs_table(&jobs, now),
-                || json!({ "jobs": jobs.iter().map(view::job_json).collect::<Vec<_>>() }),
-            );
-            Ok(())
+    let wanted = if arguments.all { usize::MAX } else { arguments.limit as usize };
+    let (jobs, more) = newest(&fleet, wanted).await?;
+    output.data(
+        || view::jobs_table(&jobs, now),
+        || json!({ "jobs": jobs.iter().map(view::job_json).collect::<Vec<_>>(), "more": more }),
+    );
+    if more && !output.json {
+        output.talk("there are older jobs: `ctl jobs --all` lists them too");
+    }
+    Ok(())
+}
+
+/// The newest jobs, the newest last, and whether there are older ones: asked for list by list.
+async fn newest(fleet: &Fleet, wanted: usize) -> Result<(Vec<JobView>, bool), Failure> {
+    let mut jobs: Vec<JobView> = Vec::new();
+    loop {
+        let before = jobs.first().map(|job| job.job);
+        // One more than wanted tells whether there are more.
+        let missing = wanted.saturating_sub(jobs.len()).saturating_add(1);
+        let question = FromClient::JobsBefore { before, count: u32::try_from(missing).unwrap_or(u32::MAX) };
+        // A scheduler of the version before gives everything at once.
+        let is_known = question.since() <= fleet.client().version();
+        let answer = fleet.ask(if is_known { question } else { FromClient::Jobs }).await?;
+        let ToClient::Jobs(mut page) = answer else { return Err(unexpected(&answer)) };
+        let is_last = page.is_empty() || !is_known;
+        page.append(&mut jobs);
+        jobs = page;
+        if is_last || jobs.len() > wanted {
+            let excess = jobs.len().saturating_sub(wanted);
+            jobs.drain(..excess);
+            return Ok((jobs, excess > 0));
         }
-        other => Err(unexpected(&other)),
     }
 }
 

@@ -21,6 +21,16 @@ impl Cluster {
         self.state.jobs.iter().map(|(id, job)| self.view(*id, job, &mut places)).collect()
     }
 
+    /// At most `count` jobs, the newest of those before `before` (of all, if absent); the newest first.
+    pub fn jobs_before(&self, before: Option<JobId>, count: usize) -> Vec<JobView> {
+        let mut places = self.places();
+        let jobs = match before {
+            Some(before) => self.state.jobs.range(..before),
+            None => self.state.jobs.range(..),
+        };
+        jobs.rev().take(count).map(|(id, job)| self.view(*id, job, &mut places)).collect()
+    }
+
     /// All nodes, in the order of joining. One that has never reported has no devices.
     pub fn nodes(&self) -> Vec<NodeView> {
         let now = self.live.now;

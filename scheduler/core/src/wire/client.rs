@@ -18,6 +18,7 @@ pub enum FromClient {
         files: Vec<FileEntry>,
         memory: Vec<Bytes>,
     },
+    /// The newest jobs, as many as a list holds. Reply `Jobs`.
     Jobs,
     Job {
         job: JobId,
@@ -46,6 +47,12 @@ pub enum FromClient {
         valid: Span,
     },
     Status,
+    /// At most `count` jobs, the newest of those before `before` (of all, if absent). Reply `Jobs`, the newest last, each
+    /// without its document and with the first line of its message alone; fewer where more would not fit one message.
+    JobsBefore {
+        before: Option<JobId>,
+        count: u32,
+    },
 }
 
 /// What a join token makes of its bearer.

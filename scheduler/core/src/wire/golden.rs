@@ -190,7 +190,19 @@ fn bytes_between_client_and_scheduler_are_pinned() {
     let job = JobId(1);
     let grants = TokenGrant::User { name: "ada".into(), role: Role::Submitter };
     check!(
-        FromClient { Submit, Jobs, Job, Cancel, Logs, Watch, Nodes, Artifacts, CreateToken, Status },
+        FromClient {
+            Submit,
+            Jobs,
+            Job,
+            Cancel,
+            Logs,
+            Watch,
+            Nodes,
+            Artifacts,
+            CreateToken,
+            Status,
+            JobsBefore
+        },
         Limit::Client,
         vec![
             FromClient::Submit {
@@ -207,6 +219,7 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             FromClient::Artifacts { job },
             FromClient::CreateToken { grants, valid: SECOND },
             FromClient::Status,
+            FromClient::JobsBefore { before: Some(job), count: 100 },
         ]
     );
     let node = NodeView {

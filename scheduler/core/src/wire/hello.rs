@@ -1,4 +1,4 @@
-//! The first exchange on agent and client connections: versions before anything else.
+//! The first exchange on agent, client and bulk connections: versions before anything else.
 
 use serde::{Deserialize, Serialize};
 

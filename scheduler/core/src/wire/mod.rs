@@ -7,10 +7,16 @@
 //! | `motley-join/1`  | agent, user    | none        | one: `JoinRequest` (≤ 8 KiB) → `JoinReply`                   |
 //! | `motley-agent/1` | agent          | node        | first: `Hello` ⇄ `HelloReply`, then `FromAgent` / `ToAgent`   |
 //! | `motley-client/1`| ctl            | user        | first: `Hello` ⇄ `HelloReply`; then one per `FromClient`      |
-//! | `motley-bulk/1`  | agent, ctl     | node, user  | one per `BulkRequest`, raw bytes behind it                   |
+//! | `motley-bulk/1`  | agent, ctl     | node, user  | first: `Hello` ⇄ `HelloReply`; then one per `BulkRequest`, raw bytes behind it |
 //!
 //! A frame is a little-endian `u32` length and so many bytes of one message. Enums only grow at their end:
-//! golden files pin the bytes.
+//! golden files pin the bytes. A new field is a new variant, and every variant knows since which version it exists
+//! ([`Message::since`]): nothing newer than what the hellos agreed on is sent.
+//!
+//! | version | what came with it          |
+//! |---------|----------------------------|
+//! | 1       | everything else            |
+//! | 2       | `FromClient::JobsBefore`   |
 
 pub mod agent;
 pub mod bulk;
@@ -20,6 +26,9 @@ pub mod codec;
 mod golden;
 pub mod hello;
 pub mod join;
+mod since;
+
+pub use since::Message;
 
 /// ALPN names.
 pub const ALPN_JOIN: &[u8] = b"motley-join/1";
@@ -28,5 +37,5 @@ pub const ALPN_CLIENT: &[u8] = b"motley-client/1";
 pub const ALPN_BULK: &[u8] = b"motley-bulk/1";
 
 /// Protocol version spoken by this build, and the oldest it still speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 pub const VERSION_MIN: u16 = 1;

@@ -8,14 +8,21 @@ use motley_scheduler_core::cluster::{Event, Submission};
 use motley_scheduler_core::id::JobId;
 use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::client::{FromClient, JobView, Refusal, RefusalKind, ToClient, TokenGrant};
+use motley_scheduler_core::wire::codec::{self, Limit};
 use motley_scheduler_core::wire::join::Principal;
 use motley_scheduler_link::{Channel, LinkError, Token};
 
 use super::{Shared, follow};
 use crate::engine::Answer;
 
-/// Documents in a list of jobs: above it the list comes without them, far below the limit of a message (16 MiB).
-const LISTED_DOCUMENTS: usize = 4 << 20;
+/// Jobs of one list: the cluster is not looked at for long, and whoever wants more asks again.
+const LISTED_JOBS: usize = 1000;
+
+/// Bytes of one list: a quarter of the limit of a message, and the first job is taken whatever its size.
+const LISTED_BYTES: usize = Limit::Client.bytes() / 4;
+
+/// Bytes of the line that is left of a job's message.
+const LISTED_MESSAGE: usize = 200;
 
 pub(super) async fn serve(
     mut channel: Channel,
@@ -62,7 +69,10 @@ async fn answer(request: FromClient, shared: &Shared, principal: &Principal) -> 
         FromClient::Submit { document, files, memory } => {
             submit(document, files, memory, (shared, principal)).await
         }
-        FromClient::Jobs => Ok(ToClient::Jobs(listed(shared.engine.look(|cluster| cluster.jobs()).await?))),
+        FromClient::Jobs => jobs(None, LISTED_JOBS, shared).await,
+        FromClient::JobsBefore { before, count } => {
+            jobs(before, usize::try_from(count).unwrap_or(usize::MAX), shared).await
+        }
         FromClient::Job { job } => {
             let view = shared.engine.look(move |cluster| cluster.job(job)).await?;
             Ok(ToClient::Job(Box::new(view.ok_or_else(|| unknown(job))?)))
@@ -90,13 +100,36 @@ async fn answer(request: FromClient, shared: &Shared, principal: &Principal) -> 
     }
 }
 
-/// Without their documents when there are very many.
-fn listed(mut jobs: Vec<JobView>) -> Vec<JobView> {
-    let documents: usize = jobs.iter().map(|job| job.document.len()).sum();
-    if documents > LISTED_DOCUMENTS {
-        jobs.iter_mut().for_each(|job| job.document = String::new());
-    }
+async fn jobs(before: Option<JobId>, count: usize, shared: &Shared) -> Result<ToClient, Refusal> {
+    let count = count.min(LISTED_JOBS);
+    let newest_first = shared.engine.look(move |cluster| cluster.jobs_before(before, count)).await?;
+    Ok(ToClient::Jobs(listed(newest_first)))
+}
+
+/// As many of the newest as one message holds, the newest last.
+fn listed(newest_first: Vec<JobView>) -> Vec<JobView> {
+    let mut bytes = 0;
+    let short = newest_first.into_iter().map(shorten);
+    let mut jobs: Vec<JobView> = short
+        .take_while(|job| {
+            let is_first = bytes == 0;
+            // One that cannot be encoded would not fit alone either.
+            bytes += codec::encode(job, Limit::Client).map_or(LISTED_BYTES, |encoded| encoded.len());
+            is_first || bytes <= LISTED_BYTES
+        })
+        .collect();
+    jobs.reverse();
     jobs
+}
+
+/// What a list shows of a job: no document, and one line of its message.
+fn shorten(job: JobView) -> JobView {
+    let line = job.message.as_deref().and_then(|message| message.lines().next());
+    let message = line.map(|line| match line.char_indices().find(|(at, _)| *at >= LISTED_MESSAGE) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
+    });
+    JobView { document: String::new(), message, ..job }
 }
 
 async fn submit(
@@ -142,4 +175,50 @@ fn refused(answer: Answer) -> Refusal {
 
 pub(super) fn unknown(job: JobId) -> Refusal {
     Refusal::new(RefusalKind::NotFound, format!("no job {job}")).with_hint("`ctl jobs` lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    use motley_scheduler_core::document::Priority;
+    use motley_scheduler_core::failure::FailureReason;
+    use motley_scheduler_core::unit::Moment;
+    use motley_scheduler_core::wire::client::JobState;
+
+    use super::*;
+
+    fn failed(job: u64, message: &str) -> JobView {
+        JobView {
+            job: JobId(job),
+            name: "n".repeat(200),
+            kind: "train".into(),
+            priority: Priority::Normal,
+            state: JobState::Failed,
+            waiting: None,
+            reason: Some(FailureReason::Internal),
+            message: Some(message.into()),
+            submitted: Moment(1),
+            started: None,
+            ended: Some(Moment(2)),
+            attempts: vec![],
+            progress: None,
+            endpoint: None,
+            output: None,
+            checkpoint: None,
+            document: "d".repeat(5000),
+        }
+    }
+
+    #[test]
+    fn list_of_any_number_of_failures_fits_one_message() {
+        let long = format!("{}\nhint: {}", "é".repeat(1000), "x".repeat(2000));
+        let newest_first: Vec<JobView> = (1..=15_000).rev().map(|job| failed(job, &long)).collect();
+        let jobs = listed(newest_first);
+        assert_eq!(jobs.last().map(|job| job.job), Some(JobId(15_000)), "the newest are kept");
+        assert!(jobs.len() > 1000 && jobs.is_sorted_by_key(|job| job.job), "{} jobs", jobs.len());
+        let message = jobs[0].message.as_deref().unwrap();
+        assert!(message.ends_with("é ...") && message.len() < 210 && !message.contains('\n'), "{message}");
+        codec::encode(&ToClient::Jobs(jobs), Limit::Client).unwrap();
+        let huge = JobView { name: "n".repeat(LISTED_BYTES + 1), ..failed(2, "short") };
+        assert_eq!(listed(vec![huge, failed(1, "short")]).len(), 1, "one comes whatever its size");
+    }
 }
