@@ -5,7 +5,10 @@ use std::sync::Arc;
 use motley_backends::{Backend, Buffer, Category, Launch, View};
 use motley_kernels::{Arguments, Entry, elementwise};
 
-use crate::Result;
+use crate::{Error, Result};
+
+/// Most elements of a tensor: kernels count in 32 bits.
+pub(crate) const ELEMENTS_MAX: usize = u32::MAX as usize;
 
 /// A backend, shared.
 #[derive(Clone)]
@@ -37,6 +40,15 @@ impl Tensor {
     }
 }
 
+/// Bytes of `rows` × `width` elements of 32 bits.
+///
+/// # Errors
+/// More elements than a kernel can count.
+fn bytes(rows: usize, width: usize) -> Result<usize> {
+    let elements = rows.checked_mul(width).filter(|elements| *elements <= ELEMENTS_MAX);
+    elements.map(|elements| elements * 4).ok_or(Error::TooManyElements { rows, width })
+}
+
 /// From element `index` of a flat f32 buffer on.
 pub(crate) fn from_element(buffer: &Buffer, index: usize) -> View<'_> {
     buffer.at(index * 4)
@@ -45,8 +57,13 @@ pub(crate) fn from_element(buffer: &Buffer, index: usize) -> View<'_> {
 impl Device {
     /// Contents are unspecified.
     pub(crate) fn tensor(&self, rows: usize, width: usize, category: Category) -> Result<Tensor> {
-        let buffer = Arc::new(self.backend.allocate_unfilled(rows * width * 4, category)?);
+        let buffer = Arc::new(self.unfilled(rows, width, category)?);
         Ok(Tensor { buffer, rows, width })
+    }
+
+    /// A flat buffer of `rows` × `width` unspecified elements.
+    pub(crate) fn unfilled(&self, rows: usize, width: usize, category: Category) -> Result<Buffer> {
+        Ok(self.backend.allocate_unfilled(bytes(rows, width)?, category)?)
     }
 
     pub(crate) fn activation(&self, rows: usize, width: usize) -> Result<Tensor> {
@@ -55,7 +72,7 @@ impl Device {
 
     /// A flat buffer of zeros.
     pub(crate) fn zeros(&self, count: usize, category: Category) -> Result<Buffer> {
-        Ok(self.backend.allocate(count * 4, category)?)
+        Ok(self.backend.allocate(bytes(count, 1)?, category)?)
     }
 
     pub(crate) fn fill(&self, target: View<'_>, count: usize, value: f32) -> Result<()> {
@@ -70,13 +87,13 @@ impl Device {
     }
 
     pub(crate) fn upload_f32(&self, values: &[f32], category: Category) -> Result<Buffer> {
-        let buffer = self.backend.allocate_unfilled(values.len() * 4, category)?;
+        let buffer = self.unfilled(values.len(), 1, category)?;
         self.backend.upload(bytemuck::cast_slice(values), buffer.all())?;
         Ok(buffer)
     }
 
     pub(crate) fn upload_u32(&self, values: &[u32], category: Category) -> Result<Buffer> {
-        let buffer = self.backend.allocate_unfilled(values.len() * 4, category)?;
+        let buffer = self.unfilled(values.len(), 1, category)?;
         self.backend.upload(bytemuck::cast_slice(values), buffer.all())?;
         Ok(buffer)
     }
@@ -111,5 +128,26 @@ impl Device {
             }
         });
         result.expect("backends run the work before they return")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use motley_backends::{DeviceRequest, open};
+
+    use super::*;
+
+    #[test]
+    fn more_elements_than_32_bits_count_are_refused() {
+        let backend =
+            open(&DeviceRequest { backend: "null".to_owned(), ..DeviceRequest::default() }).unwrap();
+        let device = Device { backend };
+        assert!(device.activation(ELEMENTS_MAX, 1).is_ok());
+        for (rows, width) in [(1 << 16, 1 << 16), (usize::MAX, 2), (ELEMENTS_MAX + 1, 1)] {
+            let error = device.activation(rows, width).map(|_| ()).unwrap_err();
+            assert!(matches!(error, Error::TooManyElements { .. }), "{error}");
+            assert!(error.to_string().contains("4294967295"), "{error}");
+        }
+        assert!(device.zeros(ELEMENTS_MAX + 1, Category::Optimizer).is_err());
     }
 }

@@ -13,6 +13,10 @@ pub enum Error {
     UnsupportedModel { found: String, supported: &'static str },
     #[error("{file}: {setting} = {found} is not supported\nhint: supported is {supported}")]
     UnsupportedSetting { file: &'static str, setting: String, found: String, supported: &'static str },
+    #[error(
+        "config.json: {key} is {value}, {expected} is needed\nhint: the file is damaged or another model's"
+    )]
+    ModelSize { key: &'static str, value: usize, expected: String },
     #[error("weight file is not safetensors: {0}\nhint: take the whole model folder from its source again")]
     WeightFile(SafeTensorError),
     #[error("weights have no tensor {name}\nhint: the weight file does not belong to this config.json")]
@@ -56,6 +60,11 @@ pub enum Error {
     TokenOutOfRange { index: usize, id: u32, vocabulary: usize },
     #[error("sample {sample} has {found}, the loss needs {expected}")]
     Row { sample: u32, found: String, expected: &'static str },
+    #[error(
+        "a tensor of {rows} times {width} elements is needed, a device counts at most 4294967295\n\
+         hint: lower token_budget, batch_size or max_length, or choose a smaller model"
+    )]
+    TooManyElements { rows: usize, width: usize },
     #[error("step has no rows")]
     NoRows,
     #[error("{quantity} is {value} in step {step}\nhint: lower the learning rate, or look for broken rows")]

@@ -31,4 +31,4 @@ pub use learn::{
     TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
 };
 pub use model::{ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, split_by_budget};
-pub use plan::{PlanRequest, plan_memory};
+pub use plan::{PassShape, PlanRequest, StepShape, plan_memory};

@@ -132,6 +132,8 @@ fn compute_reason(error: &motley_ops::Error) -> FailureReason {
         Error::Malformed { .. }
         | Error::UnsupportedModel { .. }
         | Error::UnsupportedSetting { .. }
+        | Error::ModelSize { .. }
+        | Error::TooManyElements { .. }
         | Error::WeightFile(_)
         | Error::MissingTensor { .. }
         | Error::TensorShape { .. }

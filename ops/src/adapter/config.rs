@@ -68,6 +68,14 @@ pub fn module_path(layer: usize, role: Role) -> String {
 }
 
 impl LoraConfig {
+    /// Reads PEFT's adapter_config.json.
+    ///
+    /// # Errors
+    /// Malformed text, or a variant of LoRA that is not supported.
+    pub fn from_peft(config_json: &str) -> Result<Self> {
+        super::peft::parse_config(config_json)
+    }
+
     /// What the product of the factors is multiplied with.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f32;

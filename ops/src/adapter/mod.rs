@@ -95,6 +95,17 @@ impl Adapter {
         Self::place(encoder, config.clone(), &modules, &factors)
     }
 
+    /// An adapter without values, on the backend that only counts.
+    ///
+    /// # Errors
+    /// As [`Adapter::new`].
+    pub(crate) fn blank(encoder: &Encoder, config: &LoraConfig) -> Result<Self> {
+        let places = config.resolve(encoder.config())?;
+        let (modules, count) = layout(encoder.config(), config.rank, &places);
+        let parameters = encoder.device().zeros(count, Category::Adapter)?;
+        Ok(Self::of(encoder, config.clone(), (modules, count), parameters))
+    }
+
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
@@ -167,17 +178,27 @@ impl Adapter {
         places: &[(usize, Role)],
         factors: &[Factors],
     ) -> Result<Self> {
-        let device = encoder.device().clone();
         let (modules, count) = layout(encoder.config(), config.rank, places);
         let mut flat = vec![0.0; count];
-        let mut index = vec![None; encoder.config().layers * Role::ALL.len()];
-        for (i, (module, factors)) in modules.iter().zip(factors).enumerate() {
+        for (module, factors) in modules.iter().zip(factors) {
             flat[module.a..][..factors.a.len()].copy_from_slice(&factors.a);
             flat[module.b..][..factors.b_transposed.len()].copy_from_slice(&factors.b_transposed);
+        }
+        let parameters = encoder.device().upload_f32(&flat, Category::Adapter)?;
+        Ok(Self::of(encoder, config, (modules, count), parameters))
+    }
+
+    fn of(
+        encoder: &Encoder,
+        config: LoraConfig,
+        (modules, count): (Vec<Module>, usize),
+        parameters: Buffer,
+    ) -> Self {
+        let mut index = vec![None; encoder.config().layers * Role::ALL.len()];
+        for (i, module) in modules.iter().enumerate() {
             index[module.layer * Role::ALL.len() + module.role as usize] = Some(i);
         }
-        let parameters = device.upload_f32(&flat, Category::Adapter)?;
-        Ok(Adapter { config, modules, index, count, parameters, device })
+        Adapter { config, modules, index, count, parameters, device: encoder.device().clone() }
     }
 }
 

@@ -1,31 +1,80 @@
-//! From files to a device.
+//! From files to a device; or without files, for counting memory.
 
-use motley_backends::{Error, Weight, WeightFormat, WeightPart, WeightSource};
+use motley_backends::{Buffer, Category, Error, SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
 
 use super::{Embeddings, Encoder, Layer, LoadOptions, ModelFiles, Norm};
 use crate::adapter::{Role, module_path};
 use crate::device::Device;
 use crate::model::pooling::max_sequence_length;
-use crate::model::weights::Weights;
+use crate::model::weights::{RawTensor, Weights};
 use crate::{ModelConfig, Pooling, Result};
 
 pub(super) fn load(device: Device, model: &ModelFiles<'_>, options: &LoadOptions) -> Result<Encoder> {
     let config = ModelConfig::parse(model.config_json)?;
     let pooling = Pooling::parse(model.pooling_json, model.modules_json, config.hidden)?;
     let longest = model.sentence_bert_json.map_or(Ok(None), max_sequence_length)?;
-    let weights = Weights::open(model.weights)?;
+    let weights = Some(Weights::open(model.weights)?);
     Builder { device, config, weights, options }.build(pooling, longest)
 }
 
+/// Every tensor that [`load`] would read is there with the shape that config.json gives it. Nothing is copied.
+pub(super) fn check(model: &ModelFiles<'_>) -> Result<()> {
+    let config = ModelConfig::parse(model.config_json)?;
+    let weights = Weights::open(model.weights)?;
+    let norm = |path: &str| -> Result<()> {
+        for part in ["weight", "bias"] {
+            weights.raw(&norm_name(path, part), &[config.hidden])?;
+        }
+        Ok(())
+    };
+    for (name, rows) in tables(&config) {
+        weights.raw(&table_name(name), &[rows, config.hidden])?;
+    }
+    norm("embeddings")?;
+    for layer in 0..config.layers {
+        for role in Role::ALL {
+            let ([inputs, outputs], path) = (role.widths(&config), module_path(layer, role));
+            weights.raw(&format!("{path}.weight"), &[outputs, inputs])?;
+            weights.raw(&format!("{path}.bias"), &[outputs])?;
+        }
+        norm(&attention_norm(layer))?;
+        norm(&output_norm(layer))?;
+    }
+    Ok(())
+}
+
+/// A model without values, on a device that only counts.
 pub(super) fn blank(device: Device, config: &ModelConfig, options: &LoadOptions) -> Result<Encoder> {
     let pooling = Pooling::parse(None, None, config.hidden)?;
-    Builder { device, config: config.clone(), weights: Weights::Zeros, options }.build(pooling, None)
+    Builder { device, config: config.clone(), weights: None, options }.build(pooling, None)
+}
+
+/// Names of the embedding tables, with their rows.
+fn tables(config: &ModelConfig) -> [(&'static str, usize); 3] {
+    [("word", config.vocabulary), ("position", config.position_rows), ("token_type", config.token_types)]
+}
+
+fn table_name(name: &str) -> String {
+    format!("embeddings.{name}_embeddings.weight")
+}
+
+fn norm_name(path: &str, part: &str) -> String {
+    format!("{path}.LayerNorm.{part}")
+}
+
+fn attention_norm(layer: usize) -> String {
+    format!("encoder.layer.{layer}.attention.output")
+}
+
+fn output_norm(layer: usize) -> String {
+    format!("encoder.layer.{layer}.output")
 }
 
 struct Builder<'a> {
     device: Device,
     config: ModelConfig,
-    weights: Weights<'a>,
+    /// Absent: every tensor is taken to be there, and only its size counts.
+    weights: Option<Weights<'a>>,
     options: &'a LoadOptions,
 }
 
@@ -48,54 +97,49 @@ impl Builder<'_> {
     }
 
     fn embeddings(&self) -> Result<Embeddings> {
-        let config = &self.config;
-        let table = |name: &str, rows: usize| {
-            let name = format!("embeddings.{name}_embeddings.weight");
-            Encoder::weights(&self.device, &self.weights.f32(&name, &[rows, config.hidden])?)
-        };
+        let [word, position, token_type] = tables(&self.config)
+            .map(|(name, rows)| self.values(&table_name(name), &[rows, self.config.hidden]));
         Ok(Embeddings {
-            word: table("word", config.vocabulary)?,
-            position: table("position", config.position_rows)?,
-            token_type: table("token_type", config.token_types)?,
+            word: word?,
+            position: position?,
+            token_type: token_type?,
             norm: self.norm("embeddings")?,
         })
     }
 
     fn norm(&self, path: &str) -> Result<Norm> {
-        let vector = |part: &str| {
-            let values = self.weights.f32(&format!("{path}.LayerNorm.{part}"), &[self.config.hidden])?;
-            Encoder::weights(&self.device, &values)
-        };
+        let vector = |part: &str| self.values(&norm_name(path, part), &[self.config.hidden]);
         Ok(Norm { gamma: vector("weight")?, beta: vector("bias")? })
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Buffer> {
+        match &self.weights {
+            None => self.device.unfilled(shape[0], shape[1..].iter().product(), Category::Weights),
+            Some(weights) => self.device.upload_f32(&weights.f32(name, shape)?, Category::Weights),
+        }
     }
 
     fn layer(&self, layer: usize) -> Result<Layer> {
         Ok(Layer {
             qkv: self.linear(layer, &[Role::Query, Role::Key, Role::Value])?,
             attention_output: self.linear(layer, &[Role::AttentionOutput])?,
-            attention_norm: self.norm(&format!("encoder.layer.{layer}.attention.output"))?,
+            attention_norm: self.norm(&attention_norm(layer))?,
             intermediate: self.linear(layer, &[Role::Intermediate])?,
             output: self.linear(layer, &[Role::Output])?,
-            output_norm: self.norm(&format!("encoder.layer.{layer}.output"))?,
+            output_norm: self.norm(&output_norm(layer))?,
         })
     }
 
     /// Modules of one input, stacked along the output.
     fn linear(&self, layer: usize, roles: &[Role]) -> Result<Weight> {
-        let mut raw = Vec::with_capacity(roles.len());
+        let mut parts = Vec::with_capacity(roles.len());
         let mut bias = Vec::new();
         for role in roles {
             let [inputs, outputs] = role.widths(&self.config);
-            let path = module_path(layer, *role);
-            raw.push((self.weights.raw(&format!("{path}.weight"), &[outputs, inputs])?, [outputs, inputs]));
-            bias.extend(self.weights.f32(&format!("{path}.bias"), &[outputs])?);
+            let (raw, mut values) = self.module(layer, *role)?;
+            bias.append(&mut values);
+            parts.push(WeightPart { bytes: raw.bytes, shape: [outputs, inputs], dtype: raw.stored });
         }
-        let parts = raw.iter().map(|(tensor, shape)| WeightPart {
-            bytes: &tensor.bytes,
-            shape: *shape,
-            dtype: tensor.stored,
-        });
-        let parts: Vec<WeightPart<'_>> = parts.collect();
         let format = match self.options.quantization {
             None => WeightFormat::F32,
             Some(quantization) => WeightFormat::Nf4 { double_quantization: quantization.double },
@@ -110,5 +154,16 @@ impl Builder<'_> {
             other => other.into(),
         };
         self.device.backend.prepare_weight(&source).map_err(named)
+    }
+
+    /// A module's weight as stored, and its bias.
+    fn module(&self, layer: usize, role: Role) -> Result<(RawTensor<'_>, Vec<f32>)> {
+        let [inputs, outputs] = role.widths(&self.config);
+        let Some(weights) = &self.weights else {
+            return Ok((RawTensor { bytes: &[], stored: SourceDtype::F32 }, vec![0.0; outputs]));
+        };
+        let path = module_path(layer, role);
+        let raw = weights.raw(&format!("{path}.weight"), &[outputs, inputs])?;
+        Ok((raw, weights.f32(&format!("{path}.bias"), &[outputs])?))
     }
 }

@@ -13,7 +13,7 @@ mod load;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer, Category, Weight};
+use motley_backends::{Backend, Buffer, Weight};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
@@ -96,7 +96,7 @@ struct Layer {
 
 /// Tokens of one pass of [`Encoder::embed`]: activations of a MiniLM-sized model stay within a few MiB (the caches
 /// of a CPU), and products have enough rows to run at full speed.
-const EMBED_TOKENS: usize = 1024;
+pub(crate) const EMBED_TOKENS: usize = 1024;
 
 /// Name without prefix, [out, in], values.
 pub type MergedWeight = (String, [usize; 2], Vec<f32>);
@@ -110,7 +110,15 @@ impl Encoder {
         load::load(Device { backend }, model, options)
     }
 
-    /// A model whose weights are all 0: its memory is that of a real one.
+    /// Checks that the weight files hold every tensor with the shape that config.json gives it; copies nothing.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], but for those of the device.
+    pub fn check(model: &ModelFiles<'_>) -> Result<()> {
+        load::check(model)
+    }
+
+    /// A model without values, on the backend that only counts: its memory is that of a real one.
     pub(crate) fn blank(
         backend: Arc<dyn Backend>,
         config: &ModelConfig,
@@ -184,14 +192,18 @@ impl Encoder {
             let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();
             let packed =
                 PackedBatch::new(&self.config, &chunk, &[]).map_err(|error| offset(error, run.start))?;
-            let part = self.device.in_pool(|| -> Result<Vec<f32>> {
-                let batch = DeviceBatch::upload(&self.device, &packed)?;
-                let value = Pass { encoder: self, batch: &batch, draws: None, tape: None }.run(false)?;
-                self.device.download(value.tensor.bound(), value.tensor.count())
-            });
-            embeddings.extend(part?);
+            embeddings.extend(self.embed_pass(&packed)?);
         }
         Ok(embeddings)
+    }
+
+    /// Embeds texts all at once.
+    pub(crate) fn embed_pass(&self, packed: &PackedBatch) -> Result<Vec<f32>> {
+        self.device.in_pool(|| {
+            let batch = DeviceBatch::upload(&self.device, packed)?;
+            let value = Pass { encoder: self, batch: &batch, draws: None, tape: None }.run(false)?;
+            self.device.download(value.tensor.bound(), value.tensor.count())
+        })
     }
 
     /// Attaches an adapter made for this model, in place of one attached before.
@@ -260,11 +272,6 @@ impl Encoder {
             NormAt::Attention(layer) => &self.layers[layer].attention_norm,
             NormAt::Output(layer) => &self.layers[layer].output_norm,
         }
-    }
-
-    /// Allocates what belongs to the weights.
-    fn weights(device: &Device, values: &[f32]) -> Result<Buffer> {
-        device.upload_f32(values, Category::Weights)
     }
 }
 

@@ -6,9 +6,18 @@
 use motley_kernels::gelu;
 use serde::Deserialize;
 
+use crate::device::ELEMENTS_MAX;
 use crate::{Error, Result};
 
 const FILE: &str = "config.json";
+/// Largest width, vocabulary and number of positions. Token indices are 24 bits of the key of a random draw, and the
+/// largest vocabulary of a text encoder today is some 2¹⁸.
+const SIZE_MAX: usize = 1 << 24;
+/// The stacked matrix of query, key and value has three times the square of it.
+const HIDDEN_MAX: usize = 37_837;
+const _: () = assert!(3 * HIDDEN_MAX * HIDDEN_MAX <= ELEMENTS_MAX);
+/// Ten times the deepest encoder today.
+const LAYERS_MAX: usize = 1024;
 const SUPPORTED: &str = "bert, roberta, xlm-roberta, camembert";
 
 /// Architecture of an encoder. Every value is checked: heads divide hidden, counts are not zero.
@@ -105,7 +114,7 @@ impl ModelConfig {
             intermediate: raw.intermediate_size,
             vocabulary: raw.vocab_size,
             position_rows: raw.max_position_embeddings,
-            position_first: if is_roberta { raw.pad_token_id.unwrap_or(1) + 1 } else { 0 },
+            position_first: if is_roberta { raw.pad_token_id.unwrap_or(1).saturating_add(1) } else { 0 },
             token_types: raw.type_vocab_size,
             layer_norm_epsilon: raw.layer_norm_eps as f32,
             hidden_dropout: raw.hidden_dropout_prob,
@@ -121,15 +130,8 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let sizes =
-            [self.hidden, self.layers, self.heads, self.intermediate, self.vocabulary, self.token_types];
-        let problem = if sizes.contains(&0) {
-            "a size is 0".to_owned()
-        } else if !self.hidden.is_multiple_of(self.heads) {
-            format!("hidden_size {} is no multiple of num_attention_heads {}", self.hidden, self.heads)
-        } else if self.position_rows <= self.position_first {
-            format!("max_position_embeddings {} leaves no position", self.position_rows)
-        } else if self.layer_norm_epsilon.is_nan() || self.layer_norm_epsilon <= 0.0 {
+        self.check_sizes()?;
+        let problem = if self.layer_norm_epsilon.is_nan() || self.layer_norm_epsilon <= 0.0 {
             format!("layer_norm_eps {} is not positive", self.layer_norm_epsilon)
         } else if !(0.0..1.0).contains(&self.hidden_dropout) || !(0.0..1.0).contains(&self.attention_dropout)
         {
@@ -138,6 +140,35 @@ impl ModelConfig {
             return Ok(());
         };
         Err(Error::Malformed { file: FILE, problem })
+    }
+
+    /// Every matrix can be counted, and no file can make the program ask for absurd memory.
+    fn check_sizes(&self) -> Result<()> {
+        let wrong = |key, value, expected: String| Err(Error::ModelSize { key, value, expected });
+        let width = self.hidden.max(1);
+        let sizes = [
+            ("hidden_size", self.hidden, HIDDEN_MAX),
+            ("num_hidden_layers", self.layers, LAYERS_MAX),
+            ("num_attention_heads", self.heads, SIZE_MAX),
+            ("intermediate_size", self.intermediate, (ELEMENTS_MAX / width).min(SIZE_MAX)),
+            ("vocab_size", self.vocabulary, (ELEMENTS_MAX / width).min(SIZE_MAX)),
+            ("max_position_embeddings", self.position_rows, (ELEMENTS_MAX / width).min(SIZE_MAX)),
+            ("type_vocab_size", self.token_types, (ELEMENTS_MAX / width).min(SIZE_MAX)),
+        ];
+        if let Some((key, value, most)) =
+            sizes.into_iter().find(|(_, value, most)| !(1..=*most).contains(value))
+        {
+            return wrong(key, value, format!("1 to {most}"));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            let expected = format!("a multiple of num_attention_heads = {}", self.heads);
+            return wrong("hidden_size", self.hidden, expected);
+        }
+        if self.position_rows <= self.position_first {
+            let expected = format!("more than the first position {}", self.position_first);
+            return wrong("max_position_embeddings", self.position_rows, expected);
+        }
+        Ok(())
     }
 }
 
@@ -194,8 +225,14 @@ mod tests {
                 SMALL.replace("\"vocab_size\":30", "\"vocab_size\":30,\"hidden_act\":\"silu\""),
                 "hidden_act = silu",
             ),
-            (SMALL.replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"), "no multiple"),
-            (SMALL.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":0"), "a size is 0"),
+            (
+                SMALL.replace("\"num_attention_heads\":2", "\"num_attention_heads\":3"),
+                "hidden_size is 8, a multiple of",
+            ),
+            (
+                SMALL.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":0"),
+                "num_hidden_layers is 0, 1 to",
+            ),
             (
                 SMALL.replace(
                     "\"vocab_size\":30",
@@ -209,5 +246,46 @@ mod tests {
             let error = ModelConfig::parse(&text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
+    }
+
+    #[test]
+    fn sizes_that_no_device_could_count_are_refused_by_key_value_and_limit() {
+        let cases = [
+            (
+                "\"vocab_size\":30",
+                "\"vocab_size\":1000000000000",
+                "vocab_size is 1000000000000, 1 to 16777216",
+            ),
+            (
+                "\"intermediate_size\":16",
+                "\"intermediate_size\":4611686018427387904",
+                "intermediate_size is 4611",
+            ),
+            ("\"intermediate_size\":16", "\"intermediate_size\":0", "intermediate_size is 0, 1 to"),
+            ("\"hidden_size\":8", "\"hidden_size\":0", "hidden_size is 0, 1 to"),
+            ("\"hidden_size\":8", "\"hidden_size\":65536", "hidden_size is 65536, 1 to 37837"),
+            (
+                "\"hidden_size\":8",
+                "\"hidden_size\":18446744073709551615",
+                "hidden_size is 18446744073709551615",
+            ),
+            (
+                "\"num_hidden_layers\":2",
+                "\"num_hidden_layers\":1000000",
+                "num_hidden_layers is 1000000, 1 to 1024",
+            ),
+            ("\"num_attention_heads\":2", "\"num_attention_heads\":0", "num_attention_heads is 0, 1 to"),
+            ("position_embeddings\":12", "position_embeddings\":0", "max_position_embeddings is 0, 1 to"),
+            ("\"vocab_size\":30", "\"vocab_size\":30,\"type_vocab_size\":0", "type_vocab_size is 0, 1 to"),
+        ];
+        for (from, to, wanted) in cases {
+            assert!(SMALL.contains(from), "{from}");
+            let error = ModelConfig::parse(&SMALL.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(wanted) && error.contains("hint:"), "{error}");
+        }
+        let text = SMALL.replace("\"bert\"", "\"roberta\"");
+        let text = text.replace("\"vocab_size\"", "\"pad_token_id\":18446744073709551615,\"vocab_size\"");
+        let error = ModelConfig::parse(&text).unwrap_err().to_string();
+        assert!(error.contains("max_position_embeddings is 12"), "{error}");
     }
 }

@@ -1,8 +1,6 @@
 //! Weights of a model by name, out of the bytes of safetensors files. The bytes are the caller's (a map of the file);
 //! nothing is copied until a tensor is asked for.
 
-use std::borrow::Cow;
-
 use motley_backends::SourceDtype;
 use safetensors::{Dtype, SafeTensors};
 
@@ -15,18 +13,14 @@ const PREFIXES: [&str; 6] = ["", "bert.", "model.", "roberta.", "encoder.model."
 const LANDMARK: &str = "embeddings.word_embeddings.weight";
 
 /// Tensors of one or several files.
-pub(crate) enum Weights<'a> {
-    Files {
-        files: Vec<SafeTensors<'a>>,
-        prefix: &'static str,
-    },
-    /// Every tensor exists and is 0: for planning memory without a model.
-    Zeros,
+pub(crate) struct Weights<'a> {
+    files: Vec<SafeTensors<'a>>,
+    prefix: &'static str,
 }
 
 /// One tensor as stored, row-major, little-endian.
 pub(crate) struct RawTensor<'a> {
-    pub(crate) bytes: Cow<'a, [u8]>,
+    pub(crate) bytes: &'a [u8],
     pub(crate) stored: SourceDtype,
 }
 
@@ -39,7 +33,7 @@ impl<'a> Weights<'a> {
         let has = |name: &str| files.iter().any(|file| file.tensor(name).is_ok());
         let prefix = PREFIXES.into_iter().find(|prefix| has(&format!("{prefix}{LANDMARK}")));
         let prefix = prefix.ok_or_else(|| Error::MissingTensor { name: LANDMARK.to_owned() })?;
-        Ok(Weights::Files { files, prefix })
+        Ok(Weights { files, prefix })
     }
 
     /// The tensor `name` (without prefix), which must have this shape.
@@ -47,12 +41,9 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Missing, of another shape, or of a dtype other than f32, f16, bf16.
     pub(crate) fn raw(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'_>> {
-        let Weights::Files { files, prefix } = self else {
-            let bytes = vec![0; shape.iter().product::<usize>() * 4];
-            return Ok(RawTensor { bytes: Cow::Owned(bytes), stored: SourceDtype::F32 });
-        };
-        let full = format!("{prefix}{name}");
-        let view = files
+        let full = format!("{}{name}", self.prefix);
+        let view = self
+            .files
             .iter()
             .find_map(|file| file.tensor(&full).ok().or_else(|| file.tensor(&former(&full)?).ok()));
         let view = view.ok_or_else(|| Error::MissingTensor { name: full.clone() })?;
@@ -63,13 +54,13 @@ impl<'a> Weights<'a> {
         let stored = stored(&full, view.dtype())?;
         // The view borrows its file's bytes, not the view itself.
         let bytes: &[u8] = view.data();
-        Ok(RawTensor { bytes: Cow::Borrowed(bytes), stored })
+        Ok(RawTensor { bytes, stored })
     }
 
     /// As [`Weights::raw`], as f32.
     pub(crate) fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let raw = self.raw(name, shape)?;
-        Ok(to_f32(&raw.bytes, raw.stored))
+        Ok(to_f32(raw.bytes, raw.stored))
     }
 }
 

@@ -1,98 +1,84 @@
 //! `memory = "auto"`: how much device memory a job is leased.
 //!
-//! ```text
-//! weights       the size of the weights file (NF4: 0.6 bytes a parameter, 4.5 bits and the unquantized rest)
-//! activations   tokens × layers × (10·hidden + 2·intermediate) × 4 bytes, kept for the backward pass (train),
-//!               or of one layer (evaluate, serve)
-//! workspace     a fixed share for tokenizer, buffers and runtime
-//! ```
-//!
-//! Where the model's config cannot be read here (a hub id that is not in a folder), a documented default stands in
-//! for a base-sized encoder: nothing is downloaded in order to submit.
+//! The figure is the planner's: the model, run on the backend that only counts, from its config.json and the data that
+//! the document names. The config is that of the model's folder, of an earlier fetch on this machine, or built in for
+//! well-known ids; nothing is downloaded in order to submit. Where there is none, the shape of a BERT base stands in:
+//! the node plans again with the real config and tokenizer before it starts, and a job whose exact plan is above this
+//! figure goes on if the device has the room.
 
 use std::path::Path;
 
-use motley_scheduler_core::document::train::AdapterKind;
-use motley_scheduler_core::document::{Document, Memory, Resources, Source, Workload};
+use motley_agent_node::NodeSettings;
+use motley_agent_node::models::{ModelRequest, config_at_hand};
+use motley_agent_node::workload::plan_memory;
+use motley_scheduler_core::document::{Document, Memory};
 use motley_scheduler_core::unit::Bytes;
-use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::folders;
 
-/// Tokenizer, buffers, code: measured at some 100 MiB for a small encoder.
-const WORKSPACE: u64 = 256 << 20;
-/// Shape assumed for a model that is not here: a BERT base.
-const DEFAULT_SHAPE: Shape =
-    Shape { hidden: 768, layers: 12, intermediate: 3072, positions: 512, weights: 440 << 20 };
-/// Texts of a training row: an anchor, a positive and sometimes a negative.
-const TEXTS_PER_ROW: u64 = 2;
+/// Stands in for a model of which nothing is known here.
+const ASSUMED_CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30522, "max_position_embeddings": 512}"#;
 
-/// What decides about memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    hidden: u64,
-    layers: u64,
-    intermediate: u64,
-    positions: u64,
-    /// Bytes of the weights file.
-    weights: u64,
-}
-
-/// One figure for each alternative of `[resources]`.
+/// One figure for each alternative of `[resources]`. `folder` is the document's.
 ///
 /// # Errors
-/// The model's config is there but cannot be read.
+/// A model that cannot be run.
 pub fn resolve(document: &Document, folder: &Path) -> Result<Vec<Bytes>, Failure> {
-    let shape = match &document.model().source {
-        Source::File { path } => read_shape(&folder.join(path))?,
-        _ => DEFAULT_SHAPE,
+    let is_auto = |memory: Memory| memory == Memory::Auto;
+    let planned = match document.resources.iter().any(|resources| is_auto(resources.memory)) {
+        true => plan(document, folder)?,
+        false => Bytes(0),
     };
-    let figure = |resources: &Resources| match resources.memory {
+    let figure = |memory: Memory| match memory {
         Memory::Exact(bytes) => bytes,
-        Memory::Auto => estimate(document, shape),
+        Memory::Auto => planned,
     };
-    Ok(document.resources.iter().map(figure).collect())
+    Ok(document.resources.iter().map(|resources| figure(resources.memory)).collect())
 }
 
-fn estimate(document: &Document, shape: Shape) -> Bytes {
-    let per_token_and_layer = (10 * shape.hidden + 2 * shape.intermediate) * 4;
-    let longest =
-        document.model().max_length.map_or(shape.positions, |length| shape.positions.min(length.into()));
-    let bytes = match &document.workload {
-        Workload::Train(train) => {
-            let rows = u64::from(train.steps.batch_size) * TEXTS_PER_ROW;
-            let tokens = (rows * longest).min(train.steps.token_budget.into()).max(longest);
-            let weights = match train.adapter.kind {
-                AdapterKind::Lora => shape.weights,
-                // Prepared from the full weights, which are mapped and may be evicted.
-                AdapterKind::Qlora(_) => shape.weights * 15 / 100,
-                // Weights, gradients and two moments.
-                AdapterKind::Full => shape.weights * 4,
-            };
-            weights + tokens * shape.layers * per_token_and_layer
-        }
-        Workload::Evaluate(_) => shape.weights + 4096_u64.max(longest) * per_token_and_layer,
-        Workload::Serve(serve) => {
-            shape.weights + u64::from(serve.batch.token_budget).max(longest) * per_token_and_layer
-        }
-    };
-    Bytes((bytes + WORKSPACE).next_multiple_of(1 << 20))
+fn plan(document: &Document, folder: &Path) -> Result<Bytes, Failure> {
+    let settings = NodeSettings::from_environment(folders::cache()?);
+    let request = ModelRequest::from(document.model());
+    let config = config_at_hand(&request, &settings.models, folder);
+    plan_memory(document, config.as_deref().unwrap_or(ASSUMED_CONFIG), folder)
+        .map_err(|error| Failure::usage(error).while_doing(document.model().source.to_string()))
 }
 
-fn read_shape(model: &Path) -> Result<Shape, Failure> {
-    let path = model.join("config.json");
-    // A folder without config.json is refused with the list of what it lacks, by the code that knows model folders.
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(DEFAULT_SHAPE) };
-    let config: Value = serde_json::from_str(&text)
-        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;
-    let number = |name: &str, default: u64| config.get(name).and_then(Value::as_u64).unwrap_or(default);
-    let hidden = number("hidden_size", DEFAULT_SHAPE.hidden);
-    Ok(Shape {
-        hidden,
-        layers: number("num_hidden_layers", DEFAULT_SHAPE.layers),
-        intermediate: number("intermediate_size", 4 * hidden),
-        positions: number("max_position_embeddings", DEFAULT_SHAPE.positions),
-        weights: std::fs::metadata(model.join("model.safetensors"))
-            .map_or(DEFAULT_SHAPE.weights, |data| data.len()),
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(from: &str, to: &str) -> Document {
+        let text = include_str!("../../../../examples/finance/train.toml");
+        assert!(text.contains(from), "{from}");
+        Document::parse(&text.replace(from, to)).unwrap()
+    }
+
+    fn examples() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/finance")
+    }
+
+    #[test]
+    fn the_first_example_fits_a_small_machine_and_is_not_planned_too_small() {
+        let figure = resolve(&document("", ""), &examples()).unwrap()[0];
+        // The whole process of a real run peaks below 400 MB.
+        assert!(figure > Bytes(400 << 20) && figure < Bytes(2 << 30), "{figure}");
+        let unknown = document("sentence-transformers/all-MiniLM-L6-v2", "nobody/unknown");
+        assert!(resolve(&unknown, &examples()).unwrap()[0] > figure);
+        let stated = document("memory = \"auto\"", "memory = \"3GiB\"");
+        assert_eq!(resolve(&stated, &examples()).unwrap(), [Bytes(3 << 30)]);
+    }
+
+    #[test]
+    fn a_config_that_lies_is_told_with_key_value_and_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("model")).unwrap();
+        let config = ASSUMED_CONFIG.replace("30522", "1000000000000");
+        std::fs::write(folder.path().join("model/config.json"), config).unwrap();
+        let lying = document("sentence-transformers/all-MiniLM-L6-v2", "file:model");
+        let message = resolve(&lying, folder.path()).unwrap_err().to_string();
+        assert!(message.contains("vocab_size is 1000000000000, 1 to 5592405 is needed"), "{message}");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use motley_agent_node::{Agent, AgentConfig, AgentHandle, NodeSettings, RunnerCommand};
 use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::document::Memory;
 use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::client::{FromClient, NodeState, NodeView, ToClient, TokenGrant};
 use motley_scheduler_head::{Head, HeadConfig, HeadHandle};
@@ -67,11 +68,13 @@ impl Embedded {
         self.folder.join("identity")
     }
 
-    /// Refuses a job that no device of this machine can hold, with the figures: nobody else will come.
-    pub(super) async fn check_memory(&self, fleet: &Fleet, prepared: &Prepared) -> Result<(), Failure> {
+    /// Refuses a job that no device of this machine can hold, with the figures: nobody else will come. A figure that
+    /// was not stated but estimated refuses nothing: the job gets the largest device as it is, and its runner, which
+    /// knows the model, decides before it loads it.
+    pub(super) async fn fit_memory(&self, fleet: &Fleet, prepared: &mut Prepared) -> Result<(), Failure> {
         let node = self.node(fleet).await?;
         let mut refusals = Vec::new();
-        for (resources, needed) in prepared.document.resources.iter().zip(&prepared.memory) {
+        for (resources, needed) in prepared.document.resources.iter().zip(&mut prepared.memory) {
             let devices =
                 || node.devices.iter().filter(|device| resources.backend.contains(&device.facts.backend));
             let Some(largest) = devices().map(|device| device.facts.memory).max() else {
@@ -79,6 +82,9 @@ impl Embedded {
                 refusals.push(format!("this machine has no device of {}", wanted.join(", ")));
                 continue;
             };
+            if resources.memory == Memory::Auto {
+                *needed = (*needed).min(largest);
+            }
             if *needed <= largest {
                 return Ok(());
             }

@@ -56,9 +56,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn until_the_end(mut self, embedded: &Embedded, prepared: Prepared) -> Result<(), Failure> {
+    async fn until_the_end(mut self, embedded: &Embedded, mut prepared: Prepared) -> Result<(), Failure> {
         let mut fleet = Fleet::at(embedded.identity()).await?;
-        embedded.check_memory(&fleet, &prepared).await?;
+        embedded.fit_memory(&fleet, &mut prepared).await?;
         let job = submission::send(&fleet, prepared, self.output).await?;
         let (view, interrupted) = self.follow(&mut fleet, job).await?;
         if self.serving && interrupted && view.state != JobState::Failed {

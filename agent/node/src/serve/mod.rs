@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use motley_ops::PassShape;
 use motley_scheduler_core::document::Serve;
 use motley_scheduler_core::unit::Span;
 use motley_scheduler_core::wire::agent::Progress;
@@ -162,6 +163,15 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
     let reference = serve.adapter.as_ref();
     let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
     let open = job.open_model(&serve.model, adapter.as_ref())?;
+    let quantization = match (reference, &adapter) {
+        (Some(reference), Some(files)) => {
+            files.quantization(reference.base, &open.folder.weights_sha256.to_string())?
+        }
+        _ => serve.quantization,
+    };
+    // Any text may come that the model takes, and as many as make a pass.
+    let pass = PassShape::bound_of_embedding(usize::MAX, open.tokenizer.max_length(), usize::MAX);
+    job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
     let model = match (reference, &adapter) {
         (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
         _ => open.load(&job.backend, serve.quantization, false)?,

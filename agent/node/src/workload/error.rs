@@ -40,7 +40,7 @@ pub enum WorkloadError {
     Checkpoint { step: u64, newest: Option<u64>, source: DiskError },
     #[error(
         "the job needs {needed} on the device, it has {allowed}\n\
-         hint: ask for more with [resources] memory, or lower {remedy}"
+         hint: ask for more with [resources] memory, or {remedy}"
     )]
     Memory { needed: Bytes, allowed: Bytes, remedy: &'static str },
     #[error("{what}\nhint: {hint}")]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use motley_ops::PassShape;
 use motley_ops::metric::Resampling;
 use motley_scheduler_core::document::evaluate::Bootstrap;
 use motley_scheduler_core::document::{Evaluate, FileReference, Task};
@@ -11,6 +12,7 @@ use motley_scheduler_core::wire::agent::Progress;
 use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::job::Job;
+use super::lengths::{ByteBound, of_examples};
 use super::model::TextModel;
 use super::report::{self, Report};
 use super::results::{DataFacts, Measured, TaskResult, task_result};
@@ -29,18 +31,21 @@ pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), Workload
     let reference = evaluate.adapter.as_ref();
     let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
     let open = job.open_model(&evaluate.model, adapter.as_ref())?;
-    let loading = Instant::now();
-    let model = match (reference, &adapter) {
-        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
-        _ => open.load(&job.backend, evaluate.quantization, false)?,
-    };
-    let load_seconds = loading.elapsed().as_secs_f64();
     let quantization = match (reference, &adapter) {
         (Some(reference), Some(files)) => {
             files.quantization(reference.base, &open.folder.weights_sha256.to_string())?
         }
         _ => evaluate.quantization,
     };
+    if let Some(pass) = tasks.largest_pass(open.tokenizer.settings())? {
+        job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
+    }
+    let loading = Instant::now();
+    let model = match (reference, &adapter) {
+        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
+        _ => open.load(&job.backend, evaluate.quantization, false)?,
+    };
+    let load_seconds = loading.elapsed().as_secs_f64();
     let results = tasks.measure(&model, context, "", "")?;
     let mut report = Report::new(context, &job, &open, quantization)?;
     report.seed = evaluate.bootstrap.seed;
@@ -102,6 +107,24 @@ impl TaskList {
             settings.prompt(task.document_prompt.as_deref())?;
         }
         Ok(())
+    }
+
+    /// The largest pass of measuring; none where nothing is measured.
+    ///
+    /// # Errors
+    /// An unknown prompt.
+    pub(crate) fn largest_pass(
+        &self,
+        settings: &crate::text::TextSettings,
+    ) -> Result<Option<PassShape>, WorkloadError> {
+        let mut largest = None;
+        for (task, data) in &self.tasks {
+            let prompt = |name: &Option<String>| settings.prompt(name.as_deref()).map(str::len);
+            let prompts = [prompt(&task.query_prompt)?, prompt(&task.document_prompt)?];
+            let pass = of_examples(&data.examples, ByteBound { longest: settings.max_length, prompts });
+            largest = Some(largest.unwrap_or(pass).max(pass));
+        }
+        Ok(largest)
     }
 
     /// Measures a model. `label` tells the files of several measurements apart; `stage` is for people.

@@ -3,18 +3,27 @@
 use std::sync::Arc;
 
 use motley_backends::Backend;
-use motley_scheduler_core::document::{AdapterReference, Model};
+use motley_ops::{LoraConfig, ModelConfig, PassShape};
+use motley_scheduler_core::document::{
+    AdapterReference, BackendKind, Memory, Model, Quantization, Resources,
+};
+use motley_scheduler_core::unit::Bytes;
+use motley_scheduler_core::wire::agent::Assignment;
 use motley_scheduler_core::wire::agent::Progress;
 
 use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::model::{OpenModel, adapter_folder, open_device, open_model, places};
+use super::plan::{EmbeddingShape, plan_embedding};
+use crate::agent::facts::available_memory;
 use crate::models::Fetched;
 use crate::runner::Context;
 
 /// A job with its device open.
 pub(crate) struct Job<'a> {
     context: &'a Context,
+    /// Device memory that the job may use; absent: what the system gives.
+    allowed: Option<Bytes>,
     pub(crate) backend: Arc<dyn Backend>,
 }
 
@@ -26,9 +35,41 @@ impl Job<'_> {
         let asked = context.document.resources.iter().find(|each| each.backend.contains(&assignment.backend));
         let threads = asked.and_then(|resources| resources.threads).unwrap_or(context.spec.threads);
         let threads = threads.min(context.spec.threads);
-        let backend = open_device(assignment.backend, Some(threads), assignment.memory)?;
+        let allowed = allowed_memory(asked, assignment);
+        let backend = open_device(assignment.backend, Some(threads), allowed.unwrap_or(Bytes(0)))?;
         tracing::info!(device = backend.info().name, threads = backend.info().threads, "device open");
-        Ok(Job { context, backend })
+        Ok(Job { context, allowed, backend })
+    }
+
+    /// Refuses a job that needs more than there is, before anything is loaded.
+    ///
+    /// # Errors
+    /// With both figures; `remedy` beside a larger `[resources] memory`.
+    pub(crate) fn check_memory(&self, needed: Bytes, remedy: &'static str) -> Result<(), WorkloadError> {
+        match self.allowed {
+            Some(allowed) if needed > allowed => Err(WorkloadError::Memory { needed, allowed, remedy }),
+            _ => {
+                tracing::info!(%needed, allowed = ?self.allowed, "device memory planned");
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`Job::check_memory`], for passes of this size through a model by itself.
+    ///
+    /// # Errors
+    /// It does not fit, or the adapter does not fit the model.
+    pub(crate) fn check_embedding(
+        &self,
+        open: &OpenModel,
+        adapter: Option<&AdapterFiles>,
+        quantization: Option<Quantization>,
+        pass: PassShape,
+    ) -> Result<(), WorkloadError> {
+        let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
+        let config = ModelConfig::parse(&open.files.config)?;
+        let needed = plan_embedding(&config, &EmbeddingShape { quantization, adapter, pass })?;
+        self.check_memory(needed, "set [model] quantization = \"nf4\", or lower max_length")
     }
 
     /// The document's model, opened.
@@ -61,4 +102,13 @@ impl Job<'_> {
     pub(crate) fn adapter(&self, reference: &AdapterReference) -> Result<AdapterFiles, WorkloadError> {
         Ok(AdapterFiles::read(&adapter_folder(reference, &self.context.folders))?)
     }
+}
+
+/// What was leased. Behind `memory = "auto"` stands an estimate made without the model's tokenizer, perhaps without its
+/// config.json: where the exact plan is above it, the job may have what the device has free.
+fn allowed_memory(asked: Option<&Resources>, assignment: &Assignment) -> Option<Bytes> {
+    let leased = Some(assignment.memory).filter(|memory| memory.0 > 0)?;
+    let is_auto = asked.is_some_and(|resources| resources.memory == Memory::Auto);
+    let free = || available_memory().unwrap_or(leased).max(leased);
+    Some(if is_auto && assignment.backend == BackendKind::Cpu { free() } else { leased })
 }

@@ -10,7 +10,7 @@
 //! results, report                 figures their shape in report.json, the report
 //! checkpoint, log, tensorboard    what a training leaves while it runs
 //! vectors, dialect, disk          files: vectors, model folders; whole or absent
-//! plan                            how much memory a job needs
+//! plan, lengths                   how much memory a job needs; how long its texts are
 //! program                         which program made a report
 //! ```
 
@@ -25,6 +25,7 @@ pub(crate) mod evaluate;
 pub mod export;
 pub mod identity;
 pub(crate) mod job;
+mod lengths;
 mod log;
 pub(crate) mod model;
 mod order;

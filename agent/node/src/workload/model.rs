@@ -61,6 +61,8 @@ pub(crate) fn open_model(
     let folder = models::resolve(&ModelRequest::from(model), settings, places, progress)?;
     let files = folder.open()?;
     let config = ModelConfig::parse(&files.config)?;
+    let weights: Vec<&[u8]> = files.weights.iter().map(|map| &map[..]).collect();
+    Encoder::check(&model_files(&files, &weights))?;
     let setting_files = SettingsFiles {
         sentence_bert_config: files.sentence_bert.as_deref(),
         tokenizer_config: files.tokenizer_config.as_deref(),
@@ -118,13 +120,7 @@ impl OpenModel {
     }
 
     pub(crate) fn model_files<'a>(&'a self, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {
-        ModelFiles {
-            config_json: &self.files.config,
-            pooling_json: self.files.pooling.as_deref(),
-            modules_json: self.files.modules.as_deref(),
-            sentence_bert_json: self.files.sentence_bert.as_deref(),
-            weights,
-        }
+        model_files(&self.files, weights)
     }
 
     pub(crate) fn pooling(&self) -> Result<Pooling, WorkloadError> {
@@ -155,6 +151,16 @@ impl OpenModel {
             max_length: self.tokenizer.max_length() as u32,
             preparation_sha256: self.preparation_sha256()?,
         })
+    }
+}
+
+fn model_files<'a>(files: &'a LoadedModel, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {
+    ModelFiles {
+        config_json: &files.config,
+        pooling_json: files.pooling.as_deref(),
+        modules_json: files.modules.as_deref(),
+        sentence_bert_json: files.sentence_bert.as_deref(),
+        weights,
     }
 }
 

@@ -1,117 +1,177 @@
 //! How much device memory a job needs, by running the model on the backend that only counts.
+//!
+//! ```text
+//! plan_memory      before a job is submitted: from document, config.json and what of the data is at hand
+//! plan_training    before a training starts: from the lengths of its own texts, batch by batch
+//! plan_embedding   before an evaluation or a server starts
+//! ```
 
-use motley_backends::MemoryReport;
-use motley_ops::{LoadOptions, LoraConfig, ModelConfig, ModelDropout, PlanRequest};
-use motley_scheduler_core::document::{Document, Quantization, Train, Workload};
+use std::path::Path;
+
+use motley_ops::{LoadOptions, LoraConfig, ModelConfig, ModelDropout, PassShape, PlanRequest, StepShape};
+use motley_scheduler_core::document::model::AdapterBase;
+use motley_scheduler_core::document::{AdapterReference, Document, Quantization, Source, Train, Workload};
 use motley_scheduler_core::unit::Bytes;
 
 use super::WorkloadError;
-use super::train::settings::{lora_config, quantization};
+use super::identity::{AdapterFiles, Recipe};
+use super::lengths::{Batch, ByteBound, RowLengths};
+use super::order::DataOrder;
+use super::rows::{RowFile, RowForm};
+use super::train::settings::{lora_config, loss, quantization};
+use super::train::validation::WINDOW_ROWS;
 
-/// What is run with one model.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shape {
-    pub(crate) quantization: Option<Quantization>,
-    /// Absent: embedding only.
-    pub(crate) adapter: Option<LoraConfig>,
-    pub(crate) rows: usize,
-    pub(crate) texts_per_row: usize,
-    pub(crate) tokens_per_text: usize,
-    pub(crate) token_budget: usize,
+/// Rounded up to this, so that figures are easy to speak of.
+const ROUNDING: u64 = 1 << 20;
+
+/// Rank assumed for an adapter that is not here: four times what is usual.
+const ASSUMED_RANK: usize = 64;
+
+/// A training and the measuring around it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TrainingShape {
+    pub(crate) step: StepShape,
+    /// Beside the trainer's state.
+    pub(crate) validation: PassShape,
+    /// Before and after training, by itself. Absent: nothing is measured.
+    pub(crate) measuring: Option<PassShape>,
 }
 
-/// Rounded up to this: allocators round too, and a figure such as 2.0 GiB is easier to speak of.
-const ROUNDING: u64 = 16 << 20;
+/// Embedding with a model by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct EmbeddingShape {
+    pub(crate) quantization: Option<Quantization>,
+    pub(crate) adapter: Option<LoraConfig>,
+    pub(crate) pass: PassShape,
+}
 
-/// Texts planned for where nothing is known of the data: one window of a long-running embedding.
-const EMBEDDED_TEXTS: usize = 64;
-
-/// Device memory that a document's job needs, one figure for each of its `[[resources]]`. `config_json` is the text
-/// of the model's config.json. Without the data at hand every text is taken to be as long as allowed.
+/// Device memory that a document's job needs at most: without a tokenizer each text counts with its bytes. `config_json`
+/// is the text of the model's config.json; files that the document names are looked for from `folder` on, and what
+/// cannot be read counts as the longest that is allowed: the job itself will say what is wrong with it.
 ///
 /// # Errors
 /// A model that is not supported.
-pub fn plan_memory(document: &Document, config_json: &str) -> Result<Vec<Bytes>, WorkloadError> {
+pub fn plan_memory(document: &Document, config_json: &str, folder: &Path) -> Result<Bytes, WorkloadError> {
     let model = ModelConfig::parse(config_json)?;
     let longest = document.model().max_length.map_or(model.max_positions(), |length| length as usize);
     let longest = longest.clamp(1, model.max_positions());
-    let needed = match &document.workload {
+    let any = PassShape::bound_of_embedding(usize::MAX, longest, usize::MAX);
+    let (adapter, own) = match &document.workload {
         Workload::Train(train) => {
-            // Hard negatives are not known before the data is read.
-            let worst = TrainingLengths { texts_per_row: 2, tokens_per_text: longest };
-            plan_training(train, &model, worst)?
+            let prompt = |name: &Option<String>| {
+                name.as_ref().and_then(|name| train.model.prompts.get(name)).map_or(0, String::len)
+            };
+            let prompts = [prompt(&train.data.anchor_prompt), prompt(&train.data.other_prompt)];
+            let bound = ByteBound { longest, prompts };
+            return plan_training(train, &model, submitted_training(train, folder, bound));
         }
-        Workload::Evaluate(evaluate) => plan_embedding(&model, evaluate.quantization, longest)?,
-        Workload::Serve(serve) => plan_embedding(&model, serve.quantization, longest)?,
+        Workload::Evaluate(evaluate) => (&evaluate.adapter, evaluate.quantization),
+        Workload::Serve(serve) => (&serve.adapter, serve.quantization),
     };
-    Ok(vec![needed; document.resources.len()])
+    let (adapter, quantization) = match adapter {
+        None => (None, own),
+        Some(reference) => submitted_adapter(reference, folder),
+    };
+    plan_embedding(&model, &EmbeddingShape { quantization, adapter, pass: any })
 }
 
-/// How long the rows of a training are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TrainingLengths {
-    pub(crate) texts_per_row: usize,
-    /// On average over the texts of the largest batch.
-    pub(crate) tokens_per_text: usize,
+fn submitted_training(train: &Train, folder: &Path, bound: ByteBound) -> TrainingShape {
+    let rows = |name: &String| {
+        let file = RowFile::open(&folder.join(name), name, RowForm::of(&train.loss)).ok()?;
+        Some((file.count(), RowLengths::by_bytes(&file, bound).ok()?))
+    };
+    let step = rows(&train.data.train)
+        .and_then(|(count, lengths)| Some(lengths.step(&train.steps, DataOrder::new(&train.steps, count)?)));
+    let batch = train.steps.batch_size as usize;
+    let pairs = Batch {
+        rows: batch,
+        texts: 2 * batch,
+        longest: bound.longest,
+        tokens: (2 * batch).saturating_mul(bound.longest),
+    };
+    let any = PassShape::bound_of_embedding(usize::MAX, bound.longest, usize::MAX);
+    let validation = |name| rows(name).map_or(any, |(_, lengths)| lengths.pairs(WINDOW_ROWS as usize));
+    TrainingShape {
+        step: step.unwrap_or_else(|| pairs.step(train.steps.token_budget as usize)),
+        validation: train.data.validation.as_ref().map_or_else(PassShape::default, validation),
+        measuring: (!train.evaluate.is_empty()).then_some(any),
+    }
 }
 
-/// Training, and the measuring before and after it.
+fn submitted_adapter(
+    reference: &AdapterReference,
+    folder: &Path,
+) -> (Option<LoraConfig>, Option<Quantization>) {
+    let read = || {
+        let Source::File { path } = &reference.source else { return None };
+        let files = AdapterFiles::read(&folder.join(path)).ok()?;
+        let own = files.identity.as_ref().and_then(|identity| identity.base.quantization.as_ref());
+        let own = own.filter(|_| reference.base == AdapterBase::Own).map(Recipe::quantization);
+        Some((Some(LoraConfig::from_peft(&files.config).ok()?), own))
+    };
+    let assumed = LoraConfig {
+        rank: ASSUMED_RANK,
+        alpha: 1.0,
+        dropout: 0.0,
+        rank_stabilized: false,
+        targets: motley_ops::Targets::AllLinear,
+    };
+    read().unwrap_or((Some(assumed), None))
+}
+
+/// Training, and the measuring before and after it, on the quantized and on the full-precision base.
+///
+/// # Errors
+/// Settings that the model cannot take.
 pub(crate) fn plan_training(
     train: &Train,
     model: &ModelConfig,
-    lengths: TrainingLengths,
+    shape: TrainingShape,
 ) -> Result<Bytes, WorkloadError> {
-    let shape = Shape {
-        quantization: quantization(&train.adapter),
-        adapter: Some(lora_config(&train.adapter)),
-        rows: train.steps.batch_size as usize,
-        texts_per_row: lengths.texts_per_row,
-        tokens_per_text: lengths.tokens_per_text,
-        token_budget: train.steps.token_budget as usize,
-    };
-    let training = plan(model, &shape)?;
-    let measuring = if train.evaluate.is_empty() {
-        Bytes(0)
-    } else {
-        // A quantized training is measured on the full-precision base too.
-        plan_embedding(model, None, lengths.tokens_per_text)?
-    };
-    Ok(training.max(measuring))
-}
-
-fn plan_embedding(
-    model: &ModelConfig,
-    quantization: Option<Quantization>,
-    tokens_per_text: usize,
-) -> Result<Bytes, WorkloadError> {
-    let shape = Shape {
-        quantization,
-        adapter: None,
-        rows: EMBEDDED_TEXTS,
-        texts_per_row: 1,
-        tokens_per_text,
-        token_budget: usize::MAX,
-    };
-    plan(model, &shape)
-}
-
-fn plan(model: &ModelConfig, shape: &Shape) -> Result<Bytes, WorkloadError> {
+    let quantization = quantization(&train.adapter);
+    let adapter = lora_config(&train.adapter);
     let request = PlanRequest {
-        options: LoadOptions {
-            quantization: shape.quantization.map(|Quantization::Nf4 { double_quantization }| {
-                motley_ops::Quantization { double: double_quantization }
-            }),
-            normalize: None,
-            dropout: ModelDropout::Off,
-        },
-        adapter: shape.adapter.clone(),
-        rows: shape.rows.max(1),
-        texts_per_row: shape.texts_per_row.max(1),
-        tokens_per_text: shape.tokens_per_text.clamp(1, model.max_positions()),
-        token_budget_per_chunk: shape.token_budget,
-        checkpoint_layers: false,
+        options: options(quantization, train.model.dropout_from_config),
+        adapter: Some(adapter.clone()),
+        embedding: shape.validation,
+        training: Some((shape.step, loss(&train.loss))),
     };
-    let report: MemoryReport = motley_ops::plan_memory(model, &request)?;
+    let mut needed = peak(model, &request)?;
+    if let Some(pass) = shape.measuring {
+        let adapter = Some(adapter);
+        for quantization in [quantization, None] {
+            let shape = EmbeddingShape { quantization, adapter: adapter.clone(), pass };
+            needed = needed.max(plan_embedding(model, &shape)?);
+        }
+    }
+    Ok(needed)
+}
+
+/// # Errors
+/// An adapter that the model cannot take.
+pub(crate) fn plan_embedding(model: &ModelConfig, shape: &EmbeddingShape) -> Result<Bytes, WorkloadError> {
+    let request = PlanRequest {
+        options: options(shape.quantization, false),
+        adapter: shape.adapter.clone(),
+        embedding: shape.pass,
+        training: None,
+    };
+    peak(model, &request)
+}
+
+fn options(quantization: Option<Quantization>, dropout_from_config: bool) -> LoadOptions {
+    LoadOptions {
+        quantization: quantization.map(|Quantization::Nf4 { double_quantization }| {
+            motley_ops::Quantization { double: double_quantization }
+        }),
+        // Whether or not modules.json asks for it: the vectors of a pass are small.
+        normalize: Some(true),
+        dropout: if dropout_from_config { ModelDropout::Config } else { ModelDropout::Off },
+    }
+}
+
+fn peak(model: &ModelConfig, request: &PlanRequest) -> Result<Bytes, WorkloadError> {
+    let report = motley_ops::plan_memory(model, request)?;
     Ok(Bytes(report.peak.next_multiple_of(ROUNDING)))
 }
 
@@ -122,9 +182,7 @@ mod tests {
     const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6,
         "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
         "max_position_embeddings": 512}"#;
-
-    fn needed(change: (&str, &str)) -> u64 {
-        let text = r#"version = 1
+    const TRAIN: &str = r#"version = 1
 kind = "train"
 name = "x"
 [model]
@@ -135,21 +193,53 @@ kind = "qlora"
 [data]
 train = "t.jsonl"
 [loss]
-kind = "cosent"
+kind = "infonce"
 [train]
 batch_size = 32
 token_budget = 16384
 "#;
-        let document = Document::parse(&text.replace(change.0, change.1)).unwrap();
-        plan_memory(&document, CONFIG).unwrap()[0].0
+    const SERVE: &str = "version = 1\nkind = \"serve\"\nname = \"x\"\n[model]\nsource = \"a/b\"\n";
+
+    fn needed(text: &str, folder: &Path) -> u64 {
+        plan_memory(&Document::parse(text).unwrap(), CONFIG, folder).unwrap().0
     }
 
     #[test]
     fn larger_batches_need_more_and_smaller_budgets_less() {
-        let plain = needed(("", ""));
-        assert!(plain > 100 << 20 && plain < 8 << 30, "{plain}");
-        assert!(needed(("batch_size = 32", "batch_size = 128")) > plain);
-        assert!(needed(("token_budget = 16384", "token_budget = 1024")) < plain);
-        assert!(needed(("kind = \"qlora\"", "kind = \"lora\"")) > plain);
+        let needed = |from: &str, to: &str| needed(&TRAIN.replace(from, to), Path::new("/nowhere"));
+        let plain = needed("", "");
+        assert!(plain > 100 << 20 && plain < 4 << 30, "{plain}");
+        assert!(needed("batch_size = 32", "batch_size = 128") > plain);
+        assert!(needed("token_budget = 16384", "token_budget = 1024") < plain);
+        assert!(needed("kind = \"qlora\"", "kind = \"lora\"") > plain);
+        assert!(needed("max_length = 128", "max_length = 128\ndropout = \"config\"") > plain);
+        let measured = "name = \"x\"\n[[evaluate]]\ntask = \"sts\"\ndata = \"test.jsonl\"";
+        let small = "token_budget = 128";
+        let text = TRAIN.replace("token_budget = 16384", small).replace("batch_size = 32", "batch_size = 1");
+        let with = Document::parse(&text.replace("name = \"x\"", measured)).unwrap();
+        let with = plan_memory(&with, CONFIG, Path::new("/nowhere")).unwrap().0;
+        assert!(with > 90 << 20, "measured on the full-precision base: {with}");
+    }
+
+    #[test]
+    fn the_data_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = |row: &str| {
+            std::fs::write(folder.path().join("t.jsonl"), format!("{row}\n").repeat(64)).unwrap();
+            needed(TRAIN, folder.path())
+        };
+        let short = plan(r#"{"anchor": "a", "positive": "b"}"#);
+        let long = plan(&format!(r#"{{"anchor": "a", "positive": "{}"}}"#, "b".repeat(1000)));
+        let negatives = r#"{"anchor": "a", "positive": "b", "negatives": ["c", "d", "e", "f", "g", "h"]}"#;
+        assert!(short < plan(negatives) && plan(negatives) < long && long < 2 << 30, "{short} {long}");
+    }
+
+    #[test]
+    fn a_servers_adapter_counts() {
+        let plain = needed(SERVE, Path::new("/nowhere"));
+        let with = format!("{SERVE}[adapter]\nsource = \"job:7\"\n");
+        assert!(needed(&with, Path::new("/nowhere")) > plain);
+        let quantized = SERVE.replace("\"a/b\"\n", "\"a/b\"\nquantization = \"nf4\"\n");
+        assert!(needed(&quantized, Path::new("/nowhere")) < plain);
     }
 }

@@ -32,7 +32,6 @@ pub(crate) struct RowFile {
     form: RowForm,
     rows: Vec<RowPlace>,
     sha256: ContentHash,
-    texts_per_row: usize,
 }
 
 /// One row to learn from.
@@ -100,9 +99,8 @@ impl RowFile {
         // checked. A file cut short by its owner (local commands) ends this process by a bus error, nothing else.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         let sha256 = ContentHash(Sha256::digest(&map).into());
-        let mut opened =
-            RowFile { map: None, name: name.into(), form, rows: Vec::new(), sha256, texts_per_row: 0 };
-        (opened.rows, opened.texts_per_row) = opened.index(&map)?;
+        let mut opened = RowFile { map: None, name: name.into(), form, rows: Vec::new(), sha256 };
+        opened.rows = opened.index(&map)?;
         opened.map = Some(map);
         if opened.rows.is_empty() {
             return Err(DataError::NoRows { file: name.to_owned() });
@@ -123,11 +121,6 @@ impl RowFile {
         &self.name
     }
 
-    /// Most texts of a row, hard negatives included.
-    pub(crate) fn texts_per_row(&self) -> usize {
-        self.texts_per_row
-    }
-
     /// Row `number`, from 0.
     ///
     /// # Errors
@@ -138,13 +131,13 @@ impl RowFile {
         self.parse(&map[start as usize..start as usize + length as usize], line)
     }
 
-    fn index(&self, bytes: &[u8]) -> Result<(Vec<RowPlace>, usize), DataError> {
-        let (mut rows, mut texts_per_row) = (Vec::new(), 0);
+    fn index(&self, bytes: &[u8]) -> Result<Vec<RowPlace>, DataError> {
+        let mut rows = Vec::new();
         let mut start = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
         for (line, content) in (1..).zip(bytes[start..].split_inclusive(|byte| *byte == b'\n')) {
             let trimmed = content.trim_ascii();
             if !trimmed.is_empty() {
-                texts_per_row = texts_per_row.max(self.parse(trimmed, line)?.texts.len());
+                self.parse(trimmed, line)?;
                 let offset = start + (content.len() - content.trim_ascii_start().len());
                 let length = u32::try_from(trimmed.len()).map_err(|_| DataError::LineTooLong {
                     place: self.place(line),
@@ -159,7 +152,7 @@ impl RowFile {
             let hint = "split the file and train on one part after another";
             return Err(DataError::Unusable { place: self.place(ROWS_MAX as u64), message, hint });
         }
-        Ok((rows, texts_per_row))
+        Ok(rows)
     }
 
     fn place(&self, line: u64) -> Place {
@@ -239,7 +232,7 @@ mod tests {
         let row = |count| {
             format!("{{\"anchor\": \"a\", \"positive\": \"b\", \"negatives\": [{}]}}\n", negatives(count))
         };
-        assert_eq!(open(&row(254), RowForm::Positives).unwrap().texts_per_row(), 256);
+        assert_eq!(open(&row(254), RowForm::Positives).unwrap().row(0).unwrap().texts.len(), 256);
         let error = open(&(row(1) + &row(255)), RowForm::Positives).unwrap_err().to_string();
         assert!(
             error.contains("line 2") && error.contains("257 texts") && error.contains("hint:"),

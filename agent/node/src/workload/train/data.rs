@@ -6,13 +6,16 @@ use motley_scheduler_core::document::Train;
 use motley_scheduler_core::document::train::Loss;
 use motley_scheduler_core::unit::Bytes;
 
+use super::validation::WINDOW_ROWS;
 use crate::runner::Context;
 use crate::text::{TextSettings, TextTokenizer};
 use crate::workload::WorkloadError;
 use crate::workload::evaluate::{TaskList, input_path};
+use crate::workload::job::Job;
+use crate::workload::lengths::{ByteBound, RowLengths};
 use crate::workload::model::{OpenModel, tokenize};
 use crate::workload::order::DataOrder;
-use crate::workload::plan::{TrainingLengths, plan_training};
+use crate::workload::plan::{TrainingShape, plan_training};
 use crate::workload::rows::{RowFile, RowForm, TrainingRow};
 
 /// All data of a train job.
@@ -25,7 +28,7 @@ pub(super) struct TrainData {
     other_prompt: Option<String>,
 }
 
-/// Up to so many rows are tokenized once for the plan, in a few seconds; of more, each text counts as the longest.
+/// Up to so many rows are tokenized once for the plan, in a few seconds; of more, each text counts with its bytes.
 const MEASURED_ROWS_MAX: u32 = 100_000;
 
 /// Rows held as tokens meanwhile.
@@ -40,12 +43,15 @@ pub(super) struct Tokenized {
 
 /// A loss that compares rows needs two of them, unless each brings its own negatives.
 fn check_company(rows: &RowFile, loss: &Loss) -> Result<(), WorkloadError> {
+    if rows.count() > 1 {
+        return Ok(());
+    }
     let compares = match loss {
         Loss::Cosent { .. } => true,
-        Loss::Infonce { .. } => rows.texts_per_row() == 2,
+        Loss::Infonce { .. } => rows.row(0)?.texts.len() == 2,
         Loss::CosineSimilarity => false,
     };
-    if !compares || rows.count() > 1 {
+    if !compares {
         return Ok(());
     }
     Err(WorkloadError::Unusable {
@@ -96,50 +102,52 @@ impl TrainData {
         self.tasks.check_prompts(settings)
     }
 
-    /// What the training will need on the device, by the lengths of its own texts; refused if there is not as much.
+    /// What the training will need on the device, by the lengths of its own texts, batch by batch; refused if there
+    /// is not as much.
     ///
     /// # Errors
     /// The figure does not fit, or a text cannot be tokenized.
     pub(super) fn plan(
         &self,
-        context: &Context,
         train: &Train,
         open: &OpenModel,
-        backend: &dyn Backend,
+        job: &Job<'_>,
     ) -> Result<Bytes, WorkloadError> {
         let config = ModelConfig::parse(&open.files.config)?;
-        let lengths = self.lengths(train.steps.batch_size as usize, &open.tokenizer, backend)?;
-        let needed = plan_training(train, &config, lengths)?;
-        let allowed = context.spec.assignment.memory;
-        if allowed.0 > 0 && needed > allowed {
-            let remedy = "[train] batch_size, token_budget or [model] max_length";
-            return Err(WorkloadError::Memory { needed, allowed, remedy });
-        }
-        tracing::info!(%needed, %allowed, "device memory planned");
+        let tokenizer = &open.tokenizer;
+        let lengths = |file: &RowFile| self.lengths(file, tokenizer, &*job.backend);
+        let validation = self.validation.as_ref().map(lengths).transpose()?;
+        let shape = TrainingShape {
+            step: lengths(&self.rows)?.step(&train.steps, self.order),
+            validation: validation.map_or_else(Default::default, |file| file.pairs(WINDOW_ROWS as usize)),
+            measuring: self.tasks.largest_pass(tokenizer.settings())?,
+        };
+        let needed = plan_training(train, &config, shape)?;
+        job.check_memory(needed, "lower [train] batch_size, token_budget or [model] max_length")?;
         Ok(needed)
     }
 
-    /// The longest batch that the data can form, as texts a row and tokens a text.
     fn lengths(
         &self,
-        batch_size: usize,
+        file: &RowFile,
         tokenizer: &TextTokenizer,
         backend: &dyn Backend,
-    ) -> Result<TrainingLengths, WorkloadError> {
-        let texts_per_row = self.rows.texts_per_row();
-        if self.rows.count() > MEASURED_ROWS_MAX {
-            return Ok(TrainingLengths { texts_per_row, tokens_per_text: tokenizer.max_length() });
+    ) -> Result<RowLengths, WorkloadError> {
+        if file.count() > MEASURED_ROWS_MAX {
+            let settings = tokenizer.settings();
+            let prompt = |name: &Option<String>| settings.prompt(name.as_deref()).map(str::len);
+            let prompts = [prompt(&self.anchor_prompt)?, prompt(&self.other_prompt)?];
+            let bound = ByteBound { longest: tokenizer.max_length(), prompts };
+            return Ok(RowLengths::by_bytes(file, bound)?);
         }
-        let mut totals = Vec::with_capacity(self.rows.count() as usize);
-        let numbers: Vec<u32> = (0..self.rows.count()).collect();
+        let mut lengths = RowLengths::default();
+        let numbers: Vec<u32> = (0..file.count()).collect();
         for window in numbers.chunks(MEASURED_WINDOW) {
-            let rows = self.tokenized(&self.rows, window, tokenizer, backend)?.rows;
-            totals.extend(rows.iter().map(|row| row.texts.iter().map(|text| text.ids.len()).sum::<usize>()));
+            for row in self.tokenized(file, window, tokenizer, backend)?.rows {
+                lengths.push(row.texts.iter().map(|text| text.ids.len()));
+            }
         }
-        totals.sort_unstable_by(|a, b| b.cmp(a));
-        let longest: usize = totals.iter().take(batch_size).sum();
-        let texts = batch_size.min(totals.len()) * texts_per_row;
-        Ok(TrainingLengths { texts_per_row, tokens_per_text: longest.div_ceil(texts.max(1)) })
+        Ok(lengths)
     }
 
     /// Reads and tokenizes rows of `file`, in the order given.

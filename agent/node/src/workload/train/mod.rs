@@ -14,7 +14,7 @@ mod data;
 mod finish;
 mod session;
 pub(super) mod settings;
-mod validation;
+pub(super) mod validation;
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ pub(crate) fn run(context: &Context, train: &Train) -> Result<(), WorkloadError>
     let job = Job::new(context)?;
     let open = job.open_model(&train.model, None)?;
     data.check_prompts(open.tokenizer.settings())?;
-    let planned = data.plan(context, train, &open, &*job.backend)?;
+    let planned = data.plan(train, &open, &job)?;
     let work = Work { context, train, job, open, data, planned, began };
     let resumed = work.resumed()?;
     let before = match &resumed {

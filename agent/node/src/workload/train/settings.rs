@@ -83,7 +83,7 @@ pub(super) fn trainer(encoder: Encoder, train: &Train, total_steps: u64) -> Resu
     Ok(Trainer::new(encoder, adapter, config)?)
 }
 
-fn loss(loss: &Loss) -> LossConfig {
+pub(crate) fn loss(loss: &Loss) -> LossConfig {
     match *loss {
         Loss::Cosent { scale } => LossConfig::Cosent { scale },
         Loss::CosineSimilarity => LossConfig::CosineSimilarity,

@@ -14,7 +14,7 @@ use crate::workload::WorkloadError;
 use crate::workload::rows::RowFile;
 
 /// Rows embedded at once.
-const WINDOW_ROWS: u32 = 1024;
+pub(in crate::workload) const WINDOW_ROWS: u32 = 1024;
 
 /// Ranks beyond this count as not found.
 const RECIPROCAL_RANK_AT: usize = 10;

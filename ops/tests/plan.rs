@@ -1,0 +1,227 @@
+//! The plan against what real runs held: never less, and hardly more.
+
+// Helpers of tests fail by panicking too.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use motley_backends::{Backend, DeviceRequest, open};
+use motley_ops::{
+    Adapter, Encoder, Error, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
+    OptimizerConfig, PassShape, PlanRequest, Quantization, Schedule, ScheduleKind, StepShape, Targets,
+    TokenizedText, TrainRow, Trainer, TrainerConfig, plan_memory,
+};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "intermediate_size": 256, "vocab_size": 500, "max_position_embeddings": 512}"#;
+const MODULES: &str = r#"[{"type": "sentence_transformers.models.Normalize"}]"#;
+const LORA: LoraConfig =
+    LoraConfig { rank: 8, alpha: 16.0, dropout: 0.1, rank_stabilized: false, targets: Targets::AllLinear };
+const COSENT: LossConfig = LossConfig::Cosent { scale: 20.0 };
+const INFONCE: LossConfig = LossConfig::Infonce {
+    temperature: 0.05,
+    symmetric: true,
+    in_batch_negatives: true,
+    false_negative_margin: None,
+    mask_duplicates: true,
+};
+
+fn weights() -> Vec<u8> {
+    let (hidden, wide) = (64, 256);
+    let mut shapes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (name, rows) in [("word", 500), ("position", 512), ("token_type", 2)] {
+        shapes.insert(format!("embeddings.{name}_embeddings.weight"), vec![rows, hidden]);
+    }
+    let mut norms = vec!["embeddings".to_owned()];
+    for layer in 0..3 {
+        let path = format!("encoder.layer.{layer}");
+        for (name, out, width) in [
+            ("attention.self.query", hidden, hidden),
+            ("attention.self.key", hidden, hidden),
+            ("attention.self.value", hidden, hidden),
+            ("attention.output.dense", hidden, hidden),
+            ("intermediate.dense", wide, hidden),
+            ("output.dense", hidden, wide),
+        ] {
+            shapes.insert(format!("{path}.{name}.weight"), vec![out, width]);
+            shapes.insert(format!("{path}.{name}.bias"), vec![out]);
+        }
+        norms.extend([format!("{path}.attention.output"), format!("{path}.output")]);
+    }
+    for norm in norms {
+        shapes.insert(format!("{norm}.LayerNorm.weight"), vec![hidden]);
+        shapes.insert(format!("{norm}.LayerNorm.bias"), vec![hidden]);
+    }
+    let value = |i: usize| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 0.2;
+    let bytes = |shape: &[usize]| -> Vec<u8> {
+        (0..shape.iter().product::<usize>()).flat_map(|i| value(i).to_le_bytes()).collect()
+    };
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> =
+        shapes.into_iter().map(|(name, shape)| (name, shape.clone(), bytes(&shape))).collect();
+    let views = data.iter().map(|(name, shape, bytes)| {
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+fn load(options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
+    let request = DeviceRequest { backend: "cpu".to_owned(), threads: Some(2), ..DeviceRequest::default() };
+    let backend = open(&request).unwrap();
+    let bytes = weights();
+    let encoder = Encoder::load(backend.clone(), &files(CONFIG, &[&bytes]), options).unwrap();
+    (backend, encoder)
+}
+
+fn files<'a>(config: &'a str, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {
+    ModelFiles {
+        config_json: config,
+        pooling_json: None,
+        modules_json: Some(MODULES),
+        sentence_bert_json: None,
+        weights,
+    }
+}
+
+fn text(length: usize) -> TokenizedText {
+    TokenizedText { ids: (0..length as u32).map(|i| i % 500).collect(), type_ids: Vec::new() }
+}
+
+/// The plan holds, and is at most a quarter above: two passes that are the largest in one size each are planned as
+/// one (see `plan`), and texts weigh far less than tokens.
+#[track_caller]
+fn compare(planned: u64, peak: u64) {
+    assert!(planned >= peak, "planned {planned}, but {peak} were held");
+    assert!(planned * 4 <= peak * 5, "planned {planned}, only {peak} were held");
+}
+
+struct Training<'a> {
+    options: LoadOptions,
+    loss: LossConfig,
+    token_budget: usize,
+    /// Lengths of each row's texts, batch after batch.
+    batches: &'a [&'a [&'a [usize]]],
+    validation: &'a [usize],
+}
+
+#[track_caller]
+fn check(training: &Training<'_>) {
+    let Training { options, loss, token_budget, batches, validation } = training;
+    let (backend, encoder) = load(options);
+    let adapter = Adapter::new(&encoder, &LORA, 1).unwrap();
+    let config = TrainerConfig {
+        loss: *loss,
+        optimizer: OptimizerConfig::default(),
+        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 0 },
+        total_steps: batches.len() as u64,
+        max_gradient_norm: Some(1.0),
+        seed: 1,
+        token_budget_per_chunk: *token_budget,
+        checkpoint_layers: false,
+    };
+    let mut trainer = Trainer::new(encoder, adapter, config).unwrap();
+    let validated: Vec<TokenizedText> = validation.iter().map(|length| text(*length)).collect();
+    trainer.encoder().embed(&validated).unwrap();
+    let mut step = StepShape::default();
+    for batch in *batches {
+        let row = |(sample, lengths): (usize, &&[usize])| TrainRow {
+            sample: sample as u32,
+            texts: lengths.iter().map(|length| text(*length)).collect(),
+            label: Some(sample as f32),
+        };
+        trainer.step(&batch.iter().enumerate().map(row).collect::<Vec<_>>()).unwrap();
+        step = step.max(StepShape::of(batch.len(), &batch.concat(), *token_budget));
+    }
+    let request = PlanRequest {
+        options: *options,
+        adapter: Some(LORA),
+        embedding: PassShape::of_embedding(validation.iter().copied()),
+        training: Some((step, *loss)),
+    };
+    let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
+    compare(planned.peak, backend.memory().peak);
+}
+
+#[test]
+fn a_training_holds_what_was_planned() {
+    let plain = LoadOptions { normalize: Some(true), ..LoadOptions::default() };
+    let quantized = LoadOptions { quantization: Some(Quantization { double: true }), ..plain };
+    let dropout = LoadOptions { dropout: ModelDropout::Config, ..plain };
+    let even: &[&[usize]] = &[&[40, 40][..]; 8];
+    let uneven: &[&[usize]] = &[&[512, 9], &[9, 512], &[9, 9], &[512, 9]];
+    let negatives: &[&[usize]] = &[&[20, 30, 25, 25, 25, 25, 25, 25, 25][..]; 16];
+    let last: &[&[usize]] = &[&[200, 10]];
+    for options in [plain, quantized, dropout] {
+        for (loss, token_budget, batches, validation) in [
+            (COSENT, 16384, &[even, last][..], &[][..]),
+            // Texts of 512 and 9 tokens: chunks are cut by real lengths, not by their mean.
+            (COSENT, 512, &[uneven][..], &[][..]),
+            (COSENT, 600, &[uneven, even][..], &[][..]),
+            (INFONCE, 16384, &[negatives][..], &[][..]),
+            (INFONCE, 1000, &[negatives, even][..], &[][..]),
+            // Validation is the largest pass beside a trainer whose chunks are small.
+            (COSENT, 64, &[even][..], &[512, 512, 512][..]),
+        ] {
+            check(&Training { options, loss, token_budget, batches, validation });
+        }
+    }
+}
+
+#[test]
+fn embedding_holds_what_was_planned_with_and_without_an_adapter() {
+    for quantization in [None, Some(Quantization { double: false })] {
+        for adapter in [None, Some(LORA)] {
+            for lengths in [&[3, 4, 5][..], &[512, 9, 512, 9, 512, 9], &[30; 200]] {
+                let options = LoadOptions { quantization, ..LoadOptions::default() };
+                let (backend, mut encoder) = load(&options);
+                if let Some(config) = &adapter {
+                    let adapter = Adapter::new(&encoder, config, 1).unwrap();
+                    encoder.attach(adapter);
+                }
+                let texts: Vec<TokenizedText> = lengths.iter().map(|length| text(*length)).collect();
+                encoder.embed(&texts).unwrap();
+                let request = PlanRequest {
+                    options,
+                    adapter: adapter.clone(),
+                    embedding: PassShape::of_embedding(lengths.iter().copied()),
+                    training: None,
+                };
+                let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
+                compare(planned.peak, backend.memory().peak);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_of_any_size_is_planned_without_its_bytes() {
+    let config = CONFIG.replace("\"vocab_size\": 500", "\"vocab_size\": 16000000");
+    let config = ModelConfig::parse(&config.replace("layers\": 3", "layers\": 1000")).unwrap();
+    let request = PlanRequest {
+        options: LoadOptions::default(),
+        adapter: None,
+        embedding: PassShape { texts: 1, tokens: 8 },
+        training: None,
+    };
+    assert!(plan_memory(&config, &request).unwrap().peak > 4 << 30);
+}
+
+#[test]
+fn weights_that_contradict_the_config_are_refused_before_anything_is_loaded() {
+    let bytes = weights();
+    let weights: [&[u8]; 1] = [&bytes];
+    Encoder::check(&files(CONFIG, &weights)).unwrap();
+    for (from, to, tensor) in [
+        ("\"vocab_size\": 500", "\"vocab_size\": 501", "word_embeddings"),
+        ("\"intermediate_size\": 256", "\"intermediate_size\": 1048576", "intermediate.dense"),
+        ("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100", "position_embeddings"),
+    ] {
+        let error = Encoder::check(&files(&CONFIG.replace(from, to), &weights)).unwrap_err();
+        assert!(matches!(&error, Error::TensorShape { name, .. } if name.contains(tensor)), "{error}");
+    }
+    let deeper = CONFIG.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    let error = Encoder::check(&files(&deeper, &weights)).unwrap_err();
+    assert!(matches!(&error, Error::MissingTensor { name } if name.contains("layer.3")), "{error}");
+}
