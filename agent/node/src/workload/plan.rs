@@ -214,8 +214,9 @@ token_budget = 16384
         assert!(needed("kind = \"qlora\"", "kind = \"lora\"") > plain);
         assert!(needed("max_length = 128", "max_length = 128\ndropout = \"config\"") > plain);
         let measured = "name = \"x\"\n[[evaluate]]\ntask = \"sts\"\ndata = \"test.jsonl\"";
-        let small = "token_budget = 128";
-        let text = TRAIN.replace("token_budget = 16384", small).replace("batch_size = 32", "batch_size = 1");
+        let small = "token_budget = 512";
+        let text = TRAIN.replace("token_budget = 16384", small).replace("batch_size = 32", "batch_size = 2");
+        let text = text.replace("max_length = 128", "max_length = 8");
         let with = Document::parse(&text.replace("name = \"x\"", measured)).unwrap();
         let with = plan_memory(&with, CONFIG, Path::new("/nowhere")).unwrap().0;
         assert!(with > 90 << 20, "measured on the full-precision base: {with}");

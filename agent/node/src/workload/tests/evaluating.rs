@@ -116,6 +116,31 @@ resamples = 100
 }
 
 #[test]
+fn evaluations_and_servers_that_do_not_fit_are_refused_before_they_load() {
+    let (Some(model), Some(data)) = (model_folder(), shared("data/stsb/en/test.jsonl")) else { return };
+    let data = head(&data, 100);
+    let files: [(&str, &Path); 2] = [("model.source", &model), ("evaluate.0.data/test.jsonl", data.path())];
+    let stated = "[resources]\nmemory = \"64MiB\"\n[model]";
+    let serve = "version = 1\nkind = \"serve\"\nname = \"v\"\n[model]\nsource = \"file:model\"\n\
+                 [api]\nlisten = \"127.0.0.1:0\"\n";
+    for text in [STS, serve] {
+        let mut attempt = Attempt::new(&text.replace("[model]", stated), &files);
+        attempt.context.spec.assignment.memory = Bytes(64 << 20);
+        let error = attempt.run().unwrap_err();
+        assert!(matches!(error, WorkloadError::Memory { .. }), "{error}");
+        assert!(error.to_string().contains("it has 64MiB") && error.to_string().contains("nf4"), "{error}");
+        let reason = crate::failure::workload_reason(&error);
+        assert_eq!(reason, motley_scheduler_core::failure::FailureReason::OomHost);
+    }
+    // Quantized it fits, and the device is held to the limit.
+    let text = STS.replace("[model]", stated).replace("file:model\"", "file:model\"\nquantization = \"nf4\"");
+    let text = text.replace("64MiB", "80MiB").replace("[model]", "[model]\nmax_length = 128");
+    let mut attempt = Attempt::new(&text, &files);
+    attempt.context.spec.assignment.memory = Bytes(80 << 20);
+    attempt.run().unwrap();
+}
+
+#[test]
 fn data_is_refused_before_a_model_is_looked_for() {
     let data = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(

@@ -176,9 +176,51 @@ fn a_checkpoint_of_other_data_is_refused() {
 
 #[test]
 fn memory_that_does_not_fit_is_refused_with_the_figure() {
-    let Some(mut attempt) = attempt(&document("lora", 42)) else { return };
+    let stated = "name = \"little\"\n[resources]\nmemory = \"50MiB\"";
+    let Some(mut attempt) = attempt(&document("lora", 42).replace("name = \"little\"", stated)) else {
+        return;
+    };
     attempt.context.spec.assignment.memory = Bytes(50 << 20);
     let error = attempt.run().unwrap_err();
     assert!(matches!(error, WorkloadError::Memory { .. }), "{error}");
     assert!(error.to_string().contains("it has 50MiB"), "{error}");
+}
+
+#[test]
+fn a_plan_above_an_estimate_goes_on_where_the_device_has_the_room() {
+    let text = document("lora", 42).replace("epochs = 2", "max_steps = 1");
+    let Some(mut attempt) = attempt(&text) else { return };
+    attempt.context.spec.assignment.memory = Bytes(50 << 20);
+    attempt.run().unwrap();
+    assert!(attempt.report()["memory"]["planned_bytes"].as_u64().unwrap() > 50 << 20);
+}
+
+#[test]
+fn a_config_that_lies_is_refused_before_anything_is_loaded() {
+    let Some(model) = model_folder() else { return };
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    for (from, to, wanted) in [
+        ("\"vocab_size\": 30522", "\"vocab_size\": 1000000000000", "vocab_size is 1000000000000, 1 to"),
+        ("_size\": 1536", "_size\": 4611686018427387904", "intermediate_size is 4611686018427387904, 1 to"),
+        (
+            "\"vocab_size\": 30522",
+            "\"vocab_size\": 11000000",
+            "word_embeddings.weight has shape [30522, 384]",
+        ),
+    ] {
+        let lying = tempfile::tempdir().unwrap();
+        for name in ["tokenizer.json", "model.safetensors"] {
+            std::os::unix::fs::symlink(model.join(name), lying.path().join(name)).unwrap();
+        }
+        assert!(config.contains(from), "{config}");
+        std::fs::write(lying.path().join("config.json"), config.replace(from, to)).unwrap();
+        let Some(attempt) = attempt(&document("lora", 42)) else { return };
+        let place = attempt.root.path().join("input/model.source");
+        std::fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink(lying.path(), &place).unwrap();
+        let error = attempt.run().unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        let reason = crate::failure::workload_reason(&error);
+        assert_eq!(reason, motley_scheduler_core::failure::FailureReason::UserError, "{error}");
+    }
 }
