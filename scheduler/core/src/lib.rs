@@ -11,6 +11,9 @@
 //! authorize     who may do what
 //! ```
 
+#[cfg(fuzzing)]
+extern crate self as motley_scheduler_core;
+
 pub mod artifact;
 pub mod authorize;
 pub mod cluster;

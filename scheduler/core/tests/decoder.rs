@@ -3,20 +3,17 @@
 //!
 //! A test program of its own, because it counts what is allocated.
 
+#[path = "../src/wire/fuzz.rs"]
+mod fuzz;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use motley_scheduler_core::cluster::Change;
 use motley_scheduler_core::document::{Document, apply_overrides};
-use motley_scheduler_core::wire::agent::{FromAgent, ToAgent};
-use motley_scheduler_core::wire::bulk::{BulkReply, BulkRequest};
-use motley_scheduler_core::wire::client::{FromClient, ToClient};
+use motley_scheduler_core::wire::client::FromClient;
 use motley_scheduler_core::wire::codec::{CodecError, Limit, decode, encode};
-use motley_scheduler_core::wire::hello::{Hello, HelloReply};
-use motley_scheduler_core::wire::join::{JoinReply, JoinRequest};
+use motley_scheduler_core::wire::join::JoinRequest;
 use proptest::prelude::*;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 thread_local! {
     /// Largest single allocation of this thread since it was last set to 0.
@@ -46,36 +43,20 @@ static ALLOCATOR: Counting = Counting;
 /// serde reserves at most this much for a list before it has seen its items.
 const SERDE_RESERVES_MAX: usize = 1 << 20;
 
-/// Decodes as `T`; what is accepted survives another round. Says whether it was accepted.
-fn try_as<T: Serialize + DeserializeOwned>(bytes: &[u8], limit: Limit) -> bool {
-    LARGEST.with(|largest| largest.set(0));
-    let decoded = decode::<T>(bytes, limit);
-    let largest = LARGEST.with(Cell::get);
-    assert!(largest <= limit.bytes().max(SERDE_RESERVES_MAX), "reserved {largest} bytes");
-    let Ok(message) = decoded else { return false };
-    // Compared as bytes: NaN is not equal to itself.
-    let once = encode(&message, limit).expect("it was within the limit before");
-    let again = encode(&decode::<T>(&once, limit).expect("own bytes"), limit).expect("own bytes");
-    assert_eq!(once, again);
-    true
-}
-
-/// The message types by the name in the golden file.
+/// Through the fuzzers' entry, as the message type that a line of the golden file names. Says whether it was accepted.
 fn try_named(name: &str, bytes: &[u8]) -> bool {
-    match name.split("::").next() {
-        Some("FromAgent") => try_as::<FromAgent>(bytes, Limit::Agent),
-        Some("ToAgent") => try_as::<ToAgent>(bytes, Limit::Agent),
-        Some("FromClient") => try_as::<FromClient>(bytes, Limit::Client),
-        Some("ToClient") => try_as::<ToClient>(bytes, Limit::Client),
-        Some("BulkRequest") => try_as::<BulkRequest>(bytes, Limit::Bulk),
-        Some("BulkReply") => try_as::<BulkReply>(bytes, Limit::Bulk),
-        Some("Hello") => try_as::<Hello>(bytes, Limit::Join),
-        Some("HelloReply") => try_as::<HelloReply>(bytes, Limit::Join),
-        Some("JoinRequest") => try_as::<JoinRequest>(bytes, Limit::Join),
-        Some("JoinReply") => try_as::<JoinReply>(bytes, Limit::Join),
-        Some("Change") => try_as::<Change>(bytes, Limit::Client),
-        _ => false,
-    }
+    let name = name.split("::").next().unwrap_or_default();
+    let kind = fuzz::TYPES.iter().position(|(known, _)| *known == name);
+    let kind = kind.unwrap_or_else(|| panic!("the fuzzers' entry does not know {name}"));
+    let input = [&[kind as u8], bytes].concat();
+    LARGEST.with(|largest| largest.set(0));
+    let accepted = fuzz::message(&input);
+    let largest = LARGEST.with(Cell::get);
+    assert!(
+        largest <= fuzz::TYPES[kind].1.bytes().max(SERDE_RESERVES_MAX),
+        "{name}: reserved {largest} bytes"
+    );
+    accepted
 }
 
 fn corpus() -> Vec<(&'static str, Vec<u8>)> {
@@ -149,9 +130,10 @@ proptest! {
 
     #[test]
     fn garbage_is_no_message(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        for name in ["FromAgent", "ToAgent", "FromClient", "ToClient", "JoinRequest", "Hello", "Change"] {
+        for (name, _) in fuzz::TYPES {
             try_named(name, &bytes);
         }
+        fuzz::message(&bytes);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod agent;
 pub mod bulk;
 pub mod client;
 pub mod codec;
+#[cfg(fuzzing)]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 pub mod hello;
