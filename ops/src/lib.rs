@@ -30,5 +30,7 @@ pub use learn::{
     Embedded, LossConfig, LossValue, NamedTensor, OptimizerConfig, Schedule, ScheduleKind, StepReport,
     TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
 };
-pub use model::{ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, split_by_budget};
+pub use model::{
+    ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, pooling_folder, split_by_budget,
+};
 pub use plan::{PassShape, PlanRequest, StepShape, plan_memory};

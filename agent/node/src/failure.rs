@@ -50,6 +50,8 @@ pub fn model_reason(error: &ModelError) -> FailureReason {
         | ModelError::NoFolder { .. }
         | ModelError::Incomplete { .. }
         | ModelError::Damaged { .. } => FailureReason::UserError,
+        // Only asked about when nobody asked to stop.
+        ModelError::Stopped => FailureReason::Internal,
     }
 }
 

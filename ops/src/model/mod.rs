@@ -7,4 +7,4 @@ pub(crate) mod weights;
 
 pub use batch::{PackedBatch, RowIdentity, TokenizedText, split_by_budget};
 pub use config::ModelConfig;
-pub use pooling::Pooling;
+pub use pooling::{Pooling, pooling_folder};

@@ -1,4 +1,4 @@
-//! How token vectors become one embedding: 1_Pooling/config.json in both of its schemas, and modules.json.
+//! How token vectors become one embedding: the pooling's config.json in both of its schemas, and modules.json.
 //!
 //! sentence-transformers changed the schema in 5.4; a reader that ignores what it does not know pools wrongly and
 //! says nothing, so everything unknown is refused here.
@@ -21,16 +21,33 @@ pub struct Pooling {
 }
 
 impl Pooling {
-    /// Reads 1_Pooling/config.json and modules.json; a missing pooling file means `mean`, and missing modules mean
-    /// no normalisation, as in sentence-transformers. `hidden` is the model's width.
+    /// Reads the pooling's config.json and modules.json. Without modules.json a missing pooling file means `mean`, and
+    /// nothing is normalised, as in sentence-transformers; with it, the pooling has to be there. `hidden` is the
+    /// model's width.
     ///
     /// # Errors
-    /// Malformed text, an unknown pooling mode, several modes at once, or a module that is not supported.
+    /// Malformed text, an unknown pooling mode, several modes at once, a module that is not supported, or modules
+    /// whose pooling is missing.
     pub fn parse(pooling: Option<&str>, modules: Option<&str>, hidden: usize) -> Result<Self> {
-        let kind = pooling.map_or(Ok(pool::Kind::Mean), |text| parse_kind(text, hidden))?;
-        let normalize = modules.map_or(Ok(false), parse_modules)?;
-        Ok(Pooling { kind, normalize })
+        let modules = modules.map(parse_modules).transpose()?;
+        let kind = match (pooling, &modules) {
+            (Some(text), _) => parse_kind(text, hidden)?,
+            (None, None) => pool::Kind::Mean,
+            (None, Some(_)) => {
+                let problem = "it is missing, and modules.json leaves the pooling to it".to_owned();
+                return Err(Error::Malformed { file: POOLING, problem });
+            }
+        };
+        Ok(Pooling { kind, normalize: modules.is_some_and(|modules| modules.normalize) })
     }
+}
+
+/// The folder whose config.json says how to pool, by modules.json.
+///
+/// # Errors
+/// Malformed text, a module that is not supported, or no pooling among the modules.
+pub fn pooling_folder(modules: &str) -> Result<String> {
+    Ok(parse_modules(modules)?.pooling_folder)
 }
 
 fn parse_kind(text: &str, hidden: usize) -> Result<pool::Kind> {
@@ -86,17 +103,29 @@ fn kind_named(mode: &str) -> Result<pool::Kind> {
     }
 }
 
-/// Whether the list of modules ends in a normalisation.
-fn parse_modules(text: &str) -> Result<bool> {
+struct Modules {
+    pooling_folder: String,
+    normalize: bool,
+}
+
+/// Where the pooling is, and whether a normalisation follows it.
+fn parse_modules(text: &str) -> Result<Modules> {
     let malformed = |problem: String| Error::Malformed { file: MODULES, problem };
     let modules: Vec<Map<String, Value>> =
         serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
-    let mut normalize = false;
+    let (mut pooling_folder, mut normalize) = (None, false);
     for module in &modules {
-        let path = module.get("type").and_then(Value::as_str);
-        let path = path.ok_or_else(|| malformed("a module has no type".to_owned()))?;
-        match path.rsplit('.').next().unwrap_or(path) {
-            "Transformer" | "Pooling" => {}
+        let kind = module.get("type").and_then(Value::as_str);
+        let kind = kind.ok_or_else(|| malformed("a module has no type".to_owned()))?;
+        match kind.rsplit('.').next().unwrap_or(kind) {
+            "Transformer" => {}
+            "Pooling" => {
+                let path = module.get("path").and_then(Value::as_str);
+                let path = path.ok_or_else(|| malformed("the pooling has no path".to_owned()))?;
+                if pooling_folder.replace(path.to_owned()).is_some() {
+                    return Err(malformed("there are two poolings".to_owned()));
+                }
+            }
             "Normalize" => normalize = true,
             other => {
                 return Err(Error::UnsupportedSetting {
@@ -108,7 +137,8 @@ fn parse_modules(text: &str) -> Result<bool> {
             }
         }
     }
-    Ok(normalize)
+    let pooling_folder = pooling_folder.ok_or_else(|| malformed("no module is a pooling".to_owned()))?;
+    Ok(Modules { pooling_folder, normalize })
 }
 
 /// Longest text of sentence_bert_config.json, if it says one (the newer schema does not).
@@ -141,6 +171,8 @@ fn unsupported(setting: &str, found: &str, supported: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CLS: &str = r#"{"pooling_mode":"cls"}"#;
 
     #[test]
     fn both_schemas_name_the_same_poolings() {
@@ -182,16 +214,40 @@ mod tests {
 
     #[test]
     fn modules_of_both_dialects_say_whether_to_normalise() {
-        let old = r#"[{"type":"sentence_transformers.models.Transformer"},
-            {"type":"sentence_transformers.models.Pooling"},{"type":"sentence_transformers.models.Normalize"}]"#;
-        let new = r#"[{"type":"sentence_transformers.base.modules.transformer.Transformer"},
-            {"type":"sentence_transformers.base.modules.normalize.Normalize"}]"#;
-        for text in [old, new] {
-            assert!(Pooling::parse(None, Some(text), 8).unwrap().normalize);
+        let old = r#"[{"type":"sentence_transformers.models.Transformer","path":""},
+            {"type":"sentence_transformers.models.Pooling","path":"1_Pooling"},
+            {"type":"sentence_transformers.models.Normalize","path":"2_Normalize"}]"#;
+        let new = r#"[{"type":"sentence_transformers.base.modules.transformer.Transformer","path":""},
+            {"type":"sentence_transformers.sentence_transformer.modules.pooling.Pooling","path":"pool"},
+            {"type":"sentence_transformers.base.modules.normalize.Normalize","path":"2_Normalize"}]"#;
+        for (text, folder) in [(old, "1_Pooling"), (new, "pool")] {
+            assert!(Pooling::parse(Some(CLS), Some(text), 8).unwrap().normalize);
+            assert_eq!(pooling_folder(text).unwrap(), folder);
         }
-        let dense = r#"[{"type":"sentence_transformers.models.Dense"}]"#;
-        let error = Pooling::parse(None, Some(dense), 8).unwrap_err().to_string();
-        assert!(error.contains("Dense"), "{error}");
+    }
+
+    #[test]
+    fn a_pooling_that_modules_json_asks_for_is_never_made_up() {
+        let listed = r#"[{"type":"a.Transformer","path":""},{"type":"a.Pooling","path":"1_Pooling"}]"#;
+        let error = Pooling::parse(None, Some(listed), 8).unwrap_err().to_string();
+        assert!(error.contains("missing"), "{error}");
+        let mean = Pooling { kind: pool::Kind::Mean, normalize: false };
+        assert_eq!(Pooling::parse(None, None, 8).unwrap(), mean);
+    }
+
+    #[test]
+    fn other_modules_are_refused() {
+        let pooling = r#"{"type":"a.Pooling","path":"1_Pooling"}"#;
+        for (text, word) in [
+            (format!(r#"[{pooling},{{"type":"sentence_transformers.models.Dense","path":"2"}}]"#), "Dense"),
+            (format!("[{pooling},{pooling}]"), "two poolings"),
+            (r#"[{"type":"a.Transformer","path":""}]"#.to_owned(), "no module is a pooling"),
+            (r#"[{"type":"a.Pooling"}]"#.to_owned(), "no path"),
+            (r#"[{"path":"1_Pooling"}]"#.to_owned(), "no type"),
+        ] {
+            let error = Pooling::parse(Some(CLS), Some(&text), 8).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

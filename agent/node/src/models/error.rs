@@ -45,6 +45,9 @@ pub enum ModelError {
     Damaged { path: PathBuf, message: String },
     #[error("{path}: {source}\nhint: check that the disk has room and the folder may be written")]
     Disk { path: PathBuf, source: std::io::Error },
+    /// Whoever heard of the progress said so.
+    #[error("stopped while the model was fetched")]
+    Stopped,
     #[error("none of the model's sources can be had:\n{summary}")]
     NoSource { summary: String },
 }
@@ -65,6 +68,27 @@ impl ModelError {
             | ModelError::Incomplete { .. }
             | ModelError::Damaged { .. }
             | ModelError::Disk { .. }
+            | ModelError::Stopped
+            | ModelError::NoSource { .. } => false,
+        }
+    }
+
+    /// Whether the hub says nothing about the model itself, so that an earlier copy is as good as it was.
+    pub(super) fn leaves_the_cache_valid(&self) -> bool {
+        match self {
+            ModelError::Unreachable { .. }
+            | ModelError::Denied { .. }
+            | ModelError::Answer { .. }
+            | ModelError::Listing { .. } => true,
+            ModelError::NotFound { .. }
+            | ModelError::Broken { .. }
+            | ModelError::WrongHash { .. }
+            | ModelError::Pip { .. }
+            | ModelError::NoFolder { .. }
+            | ModelError::Incomplete { .. }
+            | ModelError::Damaged { .. }
+            | ModelError::Disk { .. }
+            | ModelError::Stopped
             | ModelError::NoSource { .. } => false,
         }
     }

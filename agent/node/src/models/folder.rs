@@ -1,7 +1,7 @@
 //! A verified model folder, and what a workload reads from it.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
 use motley_scheduler_core::id::ContentHash;
@@ -27,7 +27,7 @@ pub struct LoadedModel {
     pub config: String,
     pub tokenizer: String,
     pub tokenizer_config: Option<String>,
-    /// `1_Pooling/config.json`.
+    /// config.json of the pooling that modules.json lists; without that, `1_Pooling/config.json` if it is there.
     pub pooling: Option<String>,
     pub modules: Option<String>,
     pub sentence_bert: Option<String>,
@@ -66,16 +66,33 @@ impl ModelFolder {
     /// # Errors
     /// A file that can no longer be read.
     pub fn open(&self) -> Result<LoadedModel, ModelError> {
+        let modules = self.optional("modules.json")?;
         Ok(LoadedModel {
             config: self.required("config.json")?,
             tokenizer: self.required("tokenizer.json")?,
             tokenizer_config: self.optional("tokenizer_config.json")?,
-            pooling: self.optional("1_Pooling/config.json")?,
-            modules: self.optional("modules.json")?,
+            pooling: self.pooling(modules.as_deref())?,
+            modules,
             sentence_bert: self.optional("sentence_bert_config.json")?,
             sentence_transformers: self.optional("config_sentence_transformers.json")?,
             weights: self.weights.iter().map(|path| map(path)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// A missing pooling would be taken for `mean`, which gives other vectors without a word.
+    fn pooling(&self, modules: Option<&str>) -> Result<Option<String>, ModelError> {
+        // Modules that cannot be read are refused with their reason where they are used.
+        let Some(folder) = modules.and_then(|text| motley_ops::pooling_folder(text).ok()) else {
+            return self.optional("1_Pooling/config.json");
+        };
+        let name = format!("{folder}/config.json");
+        let inside = Path::new(&folder).components().all(|part| matches!(part, Component::Normal(_)));
+        if folder.is_empty() || !inside || !self.path.join(&name).is_file() {
+            let hint =
+                "modules.json names it, and says with it how the vectors are made: fetch the whole model";
+            return Err(ModelError::Incomplete { folder: self.path.clone(), missing: name, hint });
+        }
+        self.required(&name).map(Some)
     }
 
     fn required(&self, name: &str) -> Result<String, ModelError> {

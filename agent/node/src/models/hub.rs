@@ -2,21 +2,26 @@
 //!
 //! ```text
 //! <cache>/models/<host>/<owner>--<name>/
-//!   refs/<revision>          the commit that the revision named when last asked
+//!   refs/<revision>          the folder that the revision named when last asked
 //!   <commit>.partial/        files arriving; *.incomplete continue where they stopped
 //!   <commit>/                complete: only ever made by renaming the .partial folder
 //! ```
 //!
-//! When the hub cannot be reached, a complete folder of the asked revision is used as it is.
+//! ModelScope lists no commit: there the folder has the name of what the listing says (path, size and SHA-256 of every
+//! needed file), which another state of the branch does not share. A complete folder never changes.
+//!
+//! When the hub cannot be asked, a complete folder of the asked revision is used as it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use motley_scheduler_core::id::ContentHash;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
-use super::download::{Client, RemoteFile};
-use super::{ModelError, Progress, component, io};
+use super::download::{Client, RemoteFile, RemoteText};
+use super::{ModelError, Progress, component, io, lock};
 
 /// Which hub's API is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,11 @@ pub(super) struct Hub {
 }
 
 struct Listing {
-    commit: String,
+    /// Names these very files: their folder in the cache.
+    content: String,
+    /// What the hub is asked for them.
+    revision: String,
+    /// Needed ones only.
     files: Vec<Listed>,
 }
 
@@ -84,8 +93,9 @@ struct ModelScopeFile {
 }
 
 impl Hub {
-    pub(super) fn new(api: Api, endpoint: &str, token: Option<String>) -> Self {
-        Hub { api, endpoint: endpoint.trim_end_matches('/').to_owned(), client: Client::new(token) }
+    pub(super) fn new(api: Api, endpoint: &str, token: Option<String>, idle_timeout: Duration) -> Self {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Hub { api, endpoint, client: Client::new(token, idle_timeout) }
     }
 
     fn host(&self) -> String {
@@ -100,7 +110,7 @@ impl Hub {
         }
     }
 
-    fn listing(&self, id: &str, revision: &str) -> Result<Listing, ModelError> {
+    fn listing(&self, id: &str, revision: &str, progress: Progress<'_>) -> Result<Listing, ModelError> {
         let host = self.host();
         let url = match self.api {
             Api::HuggingFace => format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.endpoint),
@@ -108,7 +118,8 @@ impl Hub {
                 format!("{}/api/v1/models/{id}/repo/files?Revision={revision}&Recursive=true", self.endpoint)
             }
         };
-        let text = self.client.text(&url, &host, id, revision)?;
+        let asked = RemoteText { url: &url, host: &host, id, revision };
+        let text = self.client.text(&asked, progress)?;
         let unreadable = |error: serde_json::Error| ModelError::Listing {
             host: host.clone(),
             id: id.to_owned(),
@@ -122,11 +133,11 @@ impl Hub {
         }
     }
 
-    fn file_url(&self, id: &str, commit: &str, path: &str) -> String {
+    fn file_url(&self, id: &str, revision: &str, path: &str) -> String {
         match self.api {
-            Api::HuggingFace => format!("{}/{id}/resolve/{commit}/{path}", self.endpoint),
+            Api::HuggingFace => format!("{}/{id}/resolve/{revision}/{path}", self.endpoint),
             Api::ModelScope => {
-                format!("{}/api/v1/models/{id}/repo?Revision={commit}&FilePath={path}", self.endpoint)
+                format!("{}/api/v1/models/{id}/repo?Revision={revision}&FilePath={path}", self.endpoint)
             }
         }
     }
@@ -138,27 +149,35 @@ fn from_hugging_face(model: HuggingFaceModel) -> Listing {
         path: file.rfilename,
         size: file.size,
     };
-    Listing { commit: model.sha, files: model.siblings.into_iter().map(file).collect() }
+    let files = model.siblings.into_iter().filter(|file| is_needed(&file.rfilename)).map(file).collect();
+    Listing { content: model.sha.clone(), revision: model.sha, files }
 }
 
 fn from_modelscope(answer: ModelScopeAnswer, revision: &str) -> Listing {
-    let is_file = |file: &ModelScopeFile| file.kind.as_deref() != Some("tree");
+    let is_file = |file: &ModelScopeFile| file.kind.as_deref() != Some("tree") && is_needed(&file.path);
     let file = |file: ModelScopeFile| Listed {
         sha256: file.sha256.and_then(|text| text.parse().ok()),
         path: file.path,
         size: file.size,
     };
-    let files = answer.data.files.into_iter().filter(is_file).map(file).collect();
-    Listing { commit: revision.to_owned(), files }
+    let mut files: Vec<Listed> = answer.data.files.into_iter().filter(is_file).map(file).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut hasher = Sha256::new();
+    for file in &files {
+        hasher.update(format!("{}\0{:?}\0{:?}\n", file.path, file.size, file.sha256));
+    }
+    let content = ContentHash(hasher.finalize().into()).to_string();
+    Listing { content, revision: revision.to_owned(), files }
 }
 
 /// Whether an encoder needs the file; everything else (other frameworks' weights, pictures) stays where it is.
 fn is_needed(path: &str) -> bool {
     let is_config =
         !path.contains('/') && (path.ends_with(".json") || path == "vocab.txt" || path == "README.md");
+    // modules.json may name any folder: their settings are small, their weights only come where they are numbered.
     let is_module = path.split_once('/').is_some_and(|(folder, file)| {
-        folder.starts_with(|c: char| c.is_ascii_digit())
-            && (file == "config.json" || file == "model.safetensors")
+        let numbered = folder.starts_with(|c: char| c.is_ascii_digit());
+        file == "config.json" || (numbered && file == "model.safetensors")
     });
     let is_weights =
         !path.contains('/') && (path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json"));
@@ -179,25 +198,30 @@ pub(super) fn fetch(
 ) -> Result<PathBuf, ModelError> {
     let revision = revision.unwrap_or(hub.default_revision());
     let base = folder(hub, id, cache);
+    let is_commit = revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let of_commit = base.join(revision);
+    if hub.api == Api::HuggingFace && is_commit && of_commit.is_dir() {
+        return Ok(of_commit);
+    }
     let reference = base.join("refs").join(component(revision));
-    let listing = match hub.listing(id, revision) {
+    let listing = match hub.listing(id, revision, progress) {
         Ok(listing) => listing,
-        Err(error @ ModelError::Unreachable { .. }) => return cached(&base, &reference).ok_or(error),
+        Err(error) if error.leaves_the_cache_valid() => {
+            let Some(folder) = cached(&base, &reference) else { return Err(error) };
+            tracing::warn!(%error, folder = %folder.display(), "the hub cannot be asked: an earlier copy is used");
+            return Ok(folder);
+        }
         Err(error) => return Err(error),
     };
-    let complete = base.join(component(&listing.commit));
-    // A branch of ModelScope has no commit in the listing, so its folder cannot be trusted to be current.
-    let is_immutable = hub.api == Api::HuggingFace;
-    if !(is_immutable && complete.is_dir()) {
+    let complete = base.join(component(&listing.content));
+    if !complete.is_dir() {
         fs::create_dir_all(&base).map_err(io(&base))?;
-        let lock_path = base.join("lock");
-        let lock = fs::File::create(&lock_path).map_err(io(&lock_path))?;
-        lock.lock().map_err(io(&lock_path))?;
-        if !(is_immutable && complete.is_dir()) {
+        let _lock = lock(&base.join("lock"), id, progress)?;
+        if !complete.is_dir() {
             fetch_files(hub, id, &listing, &complete, progress)?;
         }
     }
-    write_reference(&reference, &listing.commit)?;
+    write_reference(&reference, &listing.content)?;
     Ok(complete)
 }
 
@@ -212,16 +236,16 @@ fn folder(hub: &Hub, id: &str, cache: &Path) -> PathBuf {
 }
 
 fn cached(base: &Path, reference: &Path) -> Option<PathBuf> {
-    let commit = fs::read_to_string(reference).ok()?;
-    let folder = base.join(component(commit.trim()));
+    let content = fs::read_to_string(reference).ok()?;
+    let folder = base.join(component(content.trim()));
     folder.is_dir().then_some(folder)
 }
 
-fn write_reference(reference: &Path, commit: &str) -> Result<(), ModelError> {
+fn write_reference(reference: &Path, content: &str) -> Result<(), ModelError> {
     let folder = reference.parent().unwrap_or(reference);
     fs::create_dir_all(folder).map_err(io(folder))?;
-    let temporary = reference.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&temporary, commit).map_err(io(&temporary))?;
+    let temporary = beside(reference, &format!("{}.tmp", std::process::id()));
+    fs::write(&temporary, content).map_err(io(&temporary))?;
     fs::rename(&temporary, reference).map_err(io(reference))
 }
 
@@ -232,11 +256,10 @@ fn fetch_files(
     complete: &Path,
     progress: Progress<'_>,
 ) -> Result<(), ModelError> {
-    let partial = complete.with_extension("partial");
-    let needed: Vec<&Listed> = listing.files.iter().filter(|file| is_needed(&file.path)).collect();
-    for file in needed {
+    let partial = beside(complete, "partial");
+    for file in &listing.files {
         let remote = RemoteFile {
-            url: hub.file_url(id, &listing.commit, &file.path),
+            url: hub.file_url(id, &listing.revision, &file.path),
             host: hub.host(),
             id,
             name: &file.path,
@@ -252,8 +275,12 @@ fn fetch_files(
             hint: "name a model that is stored as safetensors",
         });
     }
-    if complete.is_dir() {
-        fs::remove_dir_all(complete).map_err(io(complete))?;
-    }
     fs::rename(&partial, complete).map_err(io(complete))
+}
+
+/// `v1.0` and `v1.1` are two names, so an ending is appended, never put in place of one.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{ending}"));
+    path.with_file_name(name)
 }

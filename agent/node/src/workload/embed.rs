@@ -13,7 +13,7 @@ use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::model::{TextModel, embed_window, open_device, open_model, shown_seconds};
 use super::vectors::{Format, VectorFile, partial_of};
-use crate::models::{Fetched, ModelSettings, Places};
+use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 use crate::runner::StopFlag;
 use crate::text::{DataError, Lines, Place, Row};
 
@@ -167,6 +167,7 @@ fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Resu
     let adapter = adapter.transpose()?;
     let files = adapter.as_ref().map(|(files, _)| files);
     let mut fetched = |fetched: Fetched| progress(EmbedProgress::Downloading(fetched));
+    let mut fetched = unstoppable(&mut fetched);
     let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     match &adapter {

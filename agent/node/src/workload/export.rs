@@ -19,7 +19,7 @@ use super::dialect::{float32_config, module_files};
 use super::disk::{DiskError, at, write_atomically};
 use super::identity::AdapterFiles;
 use super::model::{OpenModel, TextModel, open_device, open_model};
-use crate::models::{Fetched, ModelSettings, Places};
+use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
@@ -60,7 +60,8 @@ pub fn export_merged(
     let adapter = adapter.map(|(folder, base)| Ok::<_, WorkloadError>((AdapterFiles::read(folder)?, *base)));
     let adapter = adapter.transpose()?;
     let files = adapter.as_ref().map(|(files, _)| files);
-    let open = open_model(&options.model, files, &options.settings, &Places::default(), progress)?;
+    let mut fetched = unstoppable(progress);
+    let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
     let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
     let model = match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base)?,

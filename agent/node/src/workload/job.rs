@@ -1,5 +1,6 @@
 //! What train, evaluate and serve jobs share: the device, and the model that their document names.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use motley_backends::Backend;
@@ -90,6 +91,10 @@ impl Job<'_> {
                 unit: "byte".to_owned(),
                 ..Progress::default()
             });
+            match self.context.stop.is_set() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         };
         let settings = &self.context.spec.settings.models;
         let open = open_model(model, adapter, settings, &places(&self.context.folders), &mut progress)?;

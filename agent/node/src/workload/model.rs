@@ -14,7 +14,9 @@ use motley_scheduler_core::unit::Bytes;
 
 use super::WorkloadError;
 use super::identity::{AdapterFiles, BaseFacts, Recipe, preparation_sha256};
-use crate::models::{self, Fetched, LoadedModel, ModelFolder, ModelRequest, ModelSettings, Places};
+use crate::models::{
+    self, LoadedModel, ModelError, ModelFolder, ModelRequest, ModelSettings, Places, Progress,
+};
 use crate::text::settings::{SettingsFiles, SettingsOverrides};
 use crate::text::{TextSettings, TextTokenizer};
 
@@ -56,9 +58,13 @@ pub(crate) fn open_model(
     adapter: Option<&AdapterFiles>,
     settings: &ModelSettings,
     places: &Places,
-    progress: &mut dyn FnMut(Fetched),
+    progress: Progress<'_>,
 ) -> Result<OpenModel, WorkloadError> {
-    let folder = models::resolve(&ModelRequest::from(model), settings, places, progress)?;
+    let folder = models::resolve(&ModelRequest::from(model), settings, places, progress);
+    let folder = folder.map_err(|error| match error {
+        ModelError::Stopped => WorkloadError::Stopped,
+        error => error.into(),
+    })?;
     let files = folder.open()?;
     let config = ModelConfig::parse(&files.config)?;
     let weights: Vec<&[u8]> = files.weights.iter().map(|map| &map[..]).collect();
@@ -265,7 +271,7 @@ pub(crate) fn open_device(
 
 /// Where `file:` and `job:` models of a job lie.
 pub(crate) fn places(folders: &crate::runner::Folders) -> Places {
-    Places { file: Some(folders.input.join("model.source")), jobs: Some(folders.inputs.clone()) }
+    Places { input: Some(folders.input.clone()), jobs: Some(folders.inputs.clone()) }
 }
 
 /// Shows seconds for people: `1.9 s`, `12.3 min`.

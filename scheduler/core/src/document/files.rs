@@ -2,6 +2,14 @@
 
 use super::{AdapterReference, Document, Source, Task, TaskKind, Workload};
 
+/// Key of the model's folder when that is a `file:` source.
+pub const MODEL_SOURCE: &str = "model.source";
+
+/// Key of a fallback's folder when that is a `file:` source.
+pub fn fallback_key(index: usize) -> String {
+    format!("model.fallbacks.{index}")
+}
+
 /// A file or folder that the document names, relative to the document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileReference {
@@ -66,11 +74,11 @@ impl Document {
         }
         let model = self.model();
         if let Source::File { path } = &model.source {
-            add("model.source".into(), path, FileRole::Folder);
+            add(MODEL_SOURCE.into(), path, FileRole::Folder);
         }
         for (index, source) in model.fallbacks.iter().enumerate() {
             if let Source::File { path } = source {
-                add(format!("model.fallbacks.{index}"), path, FileRole::Folder);
+                add(fallback_key(index), path, FileRole::Folder);
             }
         }
         if let Some(AdapterReference { source: Source::File { path }, .. }) = self.adapter() {
