@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use motley_tests::data::{Project, TrainOptions};
-use motley_tests::process::{Ctl, is_alive, wait_for};
+use motley_tests::process::{Ctl, Running, is_alive, send_signal, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -82,6 +83,137 @@ fn a_setting_overrides_the_document_and_the_default_folder_has_the_jobs_name() {
     assert!(home.path().join("short-output/report.json").is_file());
     // The first result stays as it is.
     assert_eq!(run()["folder"], "short-output-2");
+}
+
+#[test]
+fn a_folder_that_cannot_be_filled_is_refused_before_anything_is_computed() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::tiny(home.path());
+    let document = project.train(&endless());
+    std::fs::write(home.path().join("file"), "x").unwrap();
+    let run = Ctl::new(CTL, home.path()).arg("run").arg(&document).args("--output file/x");
+    let ended = run.in_folder(home.path()).end().expect(1).says(&["cannot write", "file/x", "hint:"]);
+    assert!(!ended.stderr.contains("loss"), "{}", ended.stderr);
+    nothing_is_left(home.path());
+}
+
+#[test]
+fn results_that_cannot_be_copied_are_kept_and_can_be_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::tiny(home.path());
+    let document = project.train(&TrainOptions::default());
+    let run = || Ctl::new(CTL, home.path()).arg("run").arg(&document).in_folder(home.path());
+    let mut first = run().start(&home.path().join("first.log"));
+    wait_for("the reservation", || home.path().join("tiny-output").is_dir().then_some(()));
+    // Another run of the same name takes the next folder, and says so at once.
+    let second = run().end().expect(0);
+    assert!(second.stderr.contains("tiny-output is in use"), "{}", second.stderr);
+    assert_eq!(first.wait().code(), Some(0), "{}", first.stderr_text());
+    for folder in ["tiny-output", "tiny-output-2"] {
+        assert!(home.path().join(folder).join("report.json").is_file(), "{folder}");
+    }
+
+    let mut third = run().args("--output taken").start(&home.path().join("third.log"));
+    wait_for("the reservation", || home.path().join("taken").is_dir().then_some(()));
+    std::fs::write(home.path().join("taken/precious"), "x").unwrap();
+    assert_eq!(third.wait().code(), Some(2), "{}", third.stderr_text());
+    let said = third.stderr_text();
+    assert!(said.contains("the results are kept in"), "{said}");
+    let store = stores(home.path()).pop().expect("the store is there");
+    let address = said.split("--listen ").nth(1).and_then(|rest| rest.split('`').next()).expect("an address");
+    let ctl = |arguments: &str| Ctl::new(CTL, home.path()).args(arguments);
+    let scheduler = ctl("scheduler --listen").arg(address).arg("--state").arg(store.join("scheduler"));
+    let mut scheduler = scheduler.start(&home.path().join("scheduler.log"));
+    scheduler.line();
+    let fetched = home.path().join("fetched");
+    ctl("artifacts pull 1").arg(&fetched).arg("--identity").arg(store.join("identity")).end().expect(0);
+    assert!(fetched.join("report.json").is_file());
+    scheduler.kill();
+    assert_eq!(std::fs::read_dir(home.path().join("taken")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_fallback_in_a_folder_is_uploaded_and_used() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::tiny(home.path());
+    let run = Ctl::new(CTL, home.path())
+        .args("run --json --set train.max_steps=1 --set model.source=nobody/nothing");
+    let run = run.args("--set model.fallbacks=[\"nobody/else\",\"file:model\"]");
+    let run = run.arg(project.train(&TrainOptions::default())).in_folder(home.path());
+    assert_eq!(run.end().expect(0).json()["state"], "succeeded");
+}
+
+#[test]
+fn a_model_that_cannot_be_had_ends_the_run_once() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::tiny(home.path());
+    let run = Ctl::new(CTL, home.path()).args("run --set model.source=nobody/nothing");
+    let ended = run.arg(project.train(&TrainOptions::default())).in_folder(home.path()).end().expect(1);
+    assert_eq!(ended.stderr.matches("cannot be reached").count(), 1, "{}", ended.stderr);
+    nothing_is_left(home.path());
+    assert!(!home.path().join("tiny-output").exists());
+}
+
+/// A run whose model comes by a pip that never ends, and the process of that pip.
+fn run_with_slow_pip(home: &Path) -> (Running, i32) {
+    let project = Project::tiny(home);
+    let (folder, pid) = (home.join("bin"), home.join("pip.pid"));
+    std::fs::create_dir(&folder).unwrap();
+    let shown = pid.display();
+    let script = format!("#!/bin/sh\necho $$ > {shown}.part\nmv {shown}.part {shown}\nexec sleep 100000\n");
+    std::fs::write(folder.join("pip"), script).unwrap();
+    std::fs::set_permissions(folder.join("pip"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let run = Ctl::new(CTL, home).args("run --set model.source=pip:slow-model").env("PATH", path);
+    let running =
+        run.arg(project.train(&TrainOptions::default())).in_folder(home).start(&home.join("run.log"));
+    let pid = wait_for("pip", || std::fs::read_to_string(&pid).ok()?.trim().parse().ok());
+    (running, pid)
+}
+
+#[test]
+fn killing_a_run_ends_its_pip() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut running, pip) = run_with_slow_pip(home.path());
+    let store = stores(home.path()).pop().expect("the store is there");
+    assert_eq!(std::fs::metadata(store).unwrap().permissions().mode() & 0o777, 0o700);
+    running.kill();
+    nothing_is_left(home.path());
+    wait_for("the end of pip", || (!is_alive(pip)).then_some(()));
+    assert!(!home.path().join("tiny-output").exists());
+}
+
+#[test]
+fn interrupting_a_run_ends_its_pip() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut running, pip) = run_with_slow_pip(home.path());
+    running.signal(Signal::INT);
+    assert_eq!(running.wait().code(), Some(1), "{}", running.stderr_text());
+    assert!(!is_alive(pip), "pip still runs");
+    assert!(running.stderr_text().contains("was cancelled"), "{}", running.stderr_text());
+    nothing_is_left(home.path());
+}
+
+#[test]
+fn a_second_interrupt_ends_a_run_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut running, pip) = run_with_slow_pip(home.path());
+    // Stopped, the runner cannot obey the first one.
+    for runner in processes(home.path()).into_iter().filter(|pid| is_runner(*pid)) {
+        send_signal(runner, Signal::STOP);
+    }
+    running.signal(Signal::INT);
+    wait_for("the first to be heard", || running.stderr_text().contains("cancelling").then_some(()));
+    running.signal(Signal::INT);
+    assert_eq!(running.wait().code(), Some(1), "{}", running.stderr_text());
+    assert!(running.stderr_text().contains("ended at once"), "{}", running.stderr_text());
+    nothing_is_left(home.path());
+    wait_for("the end of pip", || (!is_alive(pip)).then_some(()));
+}
+
+fn is_runner(pid: i32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.split(|byte| *byte == 0).nth(1) == Some(b"runner")
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn dispatch(common: Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Evaluate(EvaluateCommand::Compare(arguments)) => return local::compare(arguments, output),
         Command::Bench(BenchCommand::Encode(arguments)) => return local::bench_encode(arguments, output),
         Command::Bench(BenchCommand::Train(arguments)) => return local::bench_train(arguments, output),
-        Command::Sweeper(arguments) => return run::sweeper::main(&arguments.folder),
+        Command::Sweeper(arguments) => return run::sweeper::main(&arguments),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -124,6 +124,17 @@ pub fn workload_reason(error: &WorkloadError) -> FailureReason {
     }
 }
 
+/// As [`workload_reason`] where no other node can take the job and its user waits: the store has tried all it could
+/// to have the model, and would try the same again.
+pub(crate) fn reason_alone(error: &WorkloadError) -> FailureReason {
+    match error {
+        WorkloadError::Model(error) if error.is_absence() || matches!(error, ModelError::NoSource { .. }) => {
+            FailureReason::UserError
+        }
+        error => workload_reason(error),
+    }
+}
+
 /// Reasons of models that compute.
 fn compute_reason(error: &motley_ops::Error) -> FailureReason {
     use motley_ops::Error;

@@ -89,7 +89,18 @@ pub enum Command {
     Runner(FolderArguments),
     /// Remove a temporary store when its owner has gone (started by `ctl run`).
     #[command(hide = true)]
-    Sweeper(FolderArguments),
+    Sweeper(SweeperArguments),
+}
+
+/// What `ctl run` leaves to its sweeper.
+#[derive(Debug, clap::Args)]
+pub struct SweeperArguments {
+    /// The temporary store.
+    #[arg(value_name = "FOLDER")]
+    pub folder: std::path::PathBuf,
+    /// Folders made for the results, innermost first: removed if they stayed empty.
+    #[arg(value_name = "RESERVED")]
+    pub reserved: Vec<std::path::PathBuf>,
 }
 
 /// `--set KEY=VALUE`.

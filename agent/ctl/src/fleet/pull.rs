@@ -85,6 +85,14 @@ pub fn check_free(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Tries whether the folder's sibling, in which results are gathered, can be made.
+pub fn check_sibling(folder: &Path) -> Result<(), Failure> {
+    let partial = partial_of(folder)?;
+    let failed = |error: std::io::Error| cannot_write(&partial, &error);
+    std::fs::create_dir(&partial).map_err(failed)?;
+    std::fs::remove_dir(&partial).map_err(failed)
+}
+
 /// Copies artifacts below `folder`, each into its own place there, and makes them visible all at once.
 pub async fn into_folder(
     fleet: &Fleet,
@@ -154,7 +162,7 @@ fn safe_relative(path: &str) -> Result<&Path, Failure> {
     }
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+pub fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("cannot write {}: {error}", path.display()))
         .hint("check the free space and the permissions there")
 }

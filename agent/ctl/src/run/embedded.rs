@@ -1,11 +1,13 @@
 //! Scheduler and agent inside this process, on loopback, with a temporary store.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use motley_agent_node::{Agent, AgentConfig, AgentHandle, NodeSettings, RunnerCommand};
 use motley_scheduler_core::cluster::Clocks;
 use motley_scheduler_core::document::Memory;
+use motley_scheduler_core::id::JobId;
 use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::client::{FromClient, NodeState, NodeView, ToClient, TokenGrant};
 use motley_scheduler_head::{Head, HeadConfig, HeadHandle};
@@ -28,9 +30,12 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub(super) async fn start(prepared: &Prepared) -> Result<Embedded, Failure> {
+    /// `reserved` are the empty folders that must not outlive this process.
+    pub(super) async fn start(prepared: &Prepared, reserved: &[PathBuf]) -> Result<Embedded, Failure> {
         let folder = tempfile::Builder::new()
             .prefix("motley-run-")
+            // Data, keys and hub tokens of the job lie in it.
+            .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir()
             .map_err(|error| {
                 Failure::failed(format!("no temporary folder: {error}"))
@@ -38,7 +43,7 @@ impl Embedded {
             })?
             .keep();
         // From here on the sweeper removes the folder, whatever happens to this process.
-        let sweeper = Sweeper::start(&folder)?;
+        let sweeper = Sweeper::start(&folder, reserved)?;
         let head = Head::start(HeadConfig {
             state: folder.join("scheduler"),
             listen: ([127, 0, 0, 1], 0).into(),
@@ -118,6 +123,29 @@ impl Embedded {
         self.agent.shutdown().await;
         self.head.shutdown().await;
         self.sweeper.sweep().await;
+    }
+
+    /// Ends agent, runners and scheduler, and leaves the store where it is.
+    pub(super) async fn end_keeping(self) {
+        self.agent.shutdown().await;
+        self.head.shutdown().await;
+        self.sweeper.sweep_keeping().await;
+    }
+
+    /// Leaves everything to the sweeper: the end of this process is its sign.
+    pub(super) fn leave(self) {}
+
+    /// What to say when the results of `job` could not be copied to `folder`: where they are, and how to get them.
+    pub(super) fn kept(&self, failure: Failure, job: JobId, folder: &Path) -> Failure {
+        let store = self.folder.display();
+        let serve = format!("ctl scheduler --state {store}/scheduler --identity {store}/identity");
+        let pull = format!("ctl artifacts pull {job} {} --identity {store}/identity", folder.display());
+        let hint = format!(
+            "run `{serve} --listen {}` and beside it `{pull}`; then remove {store}",
+            self.head.address()
+        );
+        let message = format!("{}\nthe results are kept in {store}", failure.message);
+        Failure { message, hint: Some(hint), ..failure }
     }
 }
 

@@ -40,12 +40,27 @@ pub async fn run(arguments: RunArguments, output: &Output) -> Result<(), Failure
     }
     let prepared = submission::prepare(arguments.document, settings).await?;
     let serving = matches!(prepared.document.workload, Workload::Serve(_));
-    let folder = results::folder(arguments.output, &prepared.document.name)?;
-    let embedded = Embedded::start(&prepared).await?;
-    let run = Run { output, serving, folder: &folder, signals: &mut signals };
+    // Before anything is computed: results that can go nowhere would be lost.
+    let reserved = results::reserve(arguments.output, &prepared.document.name, output)?;
+    let embedded = Embedded::start(&prepared, reserved.made()).await?;
+    let folder = reserved.folder();
+    let mut run = Run { output, serving, folder, signals: &mut signals, store: Store::Remove };
     let result = run.until_the_end(&embedded, prepared).await;
-    embedded.end().await;
+    match run.store {
+        Store::Remove => embedded.end().await,
+        Store::Keep => embedded.end_keeping().await,
+        Store::Leave => embedded.leave(),
+    }
     result
+}
+
+/// What becomes of the temporary store at the end.
+enum Store {
+    Remove,
+    /// It holds the only copy of the results.
+    Keep,
+    /// The user does not want to wait for it.
+    Leave,
 }
 
 struct Run<'a> {
@@ -53,10 +68,11 @@ struct Run<'a> {
     serving: bool,
     folder: &'a Path,
     signals: &'a mut Signals,
+    store: Store,
 }
 
 impl Run<'_> {
-    async fn until_the_end(mut self, embedded: &Embedded, mut prepared: Prepared) -> Result<(), Failure> {
+    async fn until_the_end(&mut self, embedded: &Embedded, mut prepared: Prepared) -> Result<(), Failure> {
         let mut fleet = Fleet::at(embedded.identity()).await?;
         embedded.fit_memory(&fleet, &mut prepared).await?;
         let job = submission::send(&fleet, prepared, self.output).await?;
@@ -66,7 +82,13 @@ impl Run<'_> {
             let folder = embedded.identity().with_file_name("served");
             return self.judge_drain(&fleet, &view, &folder).await;
         }
-        let pulled = self.pull(&fleet, &view).await?;
+        let pulled = match self.pull(&fleet, &view).await {
+            Ok(pulled) => pulled,
+            Err(failure) => {
+                self.store = Store::Keep;
+                return Err(embedded.kept(failure, job, self.folder));
+            }
+        };
         self.report(&view, pulled)?;
         follow::judge(&view)
     }
@@ -87,7 +109,10 @@ impl Run<'_> {
         controller.ask(FromClient::Cancel { job }).await?;
         tokio::select! {
             view = &mut following => Ok((view?, true)),
-            () = self.signals.next() => Err(Failure::failed("ended at once: nothing was kept")),
+            () = self.signals.next() => {
+                self.store = Store::Leave;
+                Err(Failure::failed("ended at once: nothing was kept"))
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! The process that cleans up after `ctl run`, however that ended.
 //!
 //! ```text
-//! ctl run ──pipe──▶ ctl sweeper FOLDER    waits for the end of the pipe: the other side is gone
-//!                                         ends what attempts/*/pid.json names, then removes FOLDER
+//! ctl run ──pipe──▶ ctl sweeper FOLDER [RESERVED...]   waits for the end of the pipe: the other side is gone
+//!                     ends what attempts/*/pid.json names with all that it started, then removes FOLDER (unless the
+//!                     pipe said to keep it) and the folders that were reserved for results and stayed empty
 //! ```
 //!
 //! It stands in a process group of its own, so that Ctrl-C in the terminal does not reach it. A runner is told apart
@@ -14,13 +15,16 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use crate::arguments::SweeperArguments;
 use crate::failure::Failure;
 
 /// How long a killed runner may take to vanish, and the folder to become empty.
 const SWEEP_TIME: Duration = Duration::from_secs(10);
+/// On the pipe: the store holds the only copy of the results.
+const KEEP: &[u8] = b"keep";
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The running sweeper.
@@ -29,15 +33,25 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn start(folder: &Path) -> Result<Sweeper, Failure> {
+    pub(super) fn start(folder: &Path, reserved: &[PathBuf]) -> Result<Sweeper, Failure> {
         let failed = |error| Failure::failed(format!("cannot start the sweeper: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.arg("sweeper").arg(folder);
+        command.arg("sweeper").arg(folder).args(reserved);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         #[cfg(unix)]
         command.process_group(0);
         Ok(Sweeper { child: command.spawn().map_err(failed)? })
+    }
+
+    /// As [`Sweeper::sweep`], but the folder stays.
+    pub(super) async fn sweep_keeping(mut self) {
+        if let Some(stdin) = &mut self.child.stdin
+            && let Err(error) = stdin.write_all(KEEP).await
+        {
+            tracing::debug!(%error, "the sweeper is gone");
+        }
+        self.sweep().await;
     }
 
     /// Closes the pipe and waits until the folder is gone.
@@ -56,12 +70,35 @@ impl Sweeper {
 }
 
 /// The hidden command: waits for the end of stdin, then sweeps.
-pub fn main(folder: &Path) -> Result<(), Failure> {
-    let mut ignored = Vec::new();
-    if let Err(error) = std::io::stdin().lock().read_to_end(&mut ignored) {
+pub fn main(arguments: &SweeperArguments) -> Result<(), Failure> {
+    let mut order = Vec::new();
+    if let Err(error) = std::io::stdin().lock().read_to_end(&mut order) {
         tracing::debug!(%error, "stdin broke");
     }
-    sweep(folder)
+    let swept = match order == KEEP {
+        true => {
+            end_runners(&arguments.folder);
+            Ok(())
+        }
+        false => sweep(&arguments.folder),
+    };
+    remove_empty(&arguments.reserved);
+    swept
+}
+
+/// Innermost first. Whatever holds something stays.
+pub(super) fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        if let Err(error) = std::fs::remove_dir(folder) {
+            tracing::debug!(folder = %folder.display(), %error, "folder stays");
+        }
+    }
+}
+
+fn end_runners(folder: &Path) {
+    for (pid, start_time) in runners(folder) {
+        end_process(pid, start_time);
+    }
 }
 
 fn sweep(folder: &Path) -> Result<(), Failure> {
@@ -79,9 +116,7 @@ fn sweep(folder: &Path) -> Result<(), Failure> {
 }
 
 fn sweep_once(folder: &Path) -> std::io::Result<()> {
-    for (pid, start_time) in runners(folder) {
-        end_process(pid, start_time);
-    }
+    end_runners(folder);
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         // Gone under this name; whoever renamed it between the two looks is found at the next.
@@ -102,14 +137,18 @@ fn runner(path: PathBuf) -> Option<(i32, u64)> {
     Some((i32::try_from(value["pid"].as_i64()?).ok()?, value["start_time"].as_u64()?))
 }
 
+/// Ends a runner and what it started, such as pip: a runner leads a process group. One that has just begun does not
+/// yet, and has started nothing.
 #[cfg(unix)]
 fn end_process(pid: i32, start_time: u64) {
-    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::process::{Pid, Signal, kill_process, kill_process_group};
     if start_time_of(pid) != Some(start_time) {
         return;
     }
     let Some(pid) = Pid::from_raw(pid) else { return };
-    if let Err(error) = kill_process(pid, Signal::KILL) {
+    if kill_process_group(pid, Signal::KILL).is_err()
+        && let Err(error) = kill_process(pid, Signal::KILL)
+    {
         tracing::debug!(%error, "the runner was gone already");
     }
 }

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use motley_scheduler_core::document::{Document, Workload};
 use motley_scheduler_core::failure::FailureReason;
 
-use crate::failure::{Failure, workload_reason};
+use crate::failure::{Failure, reason_alone, workload_reason};
 use crate::workload::{self, WorkloadError};
 use shell::{Finish, Shell};
 
@@ -51,6 +51,9 @@ fn work(shell: Shell) -> Result<Finish, Failure> {
         Ok(()) if serves && context.stop.is_set() => Ok(Finish::Stopped),
         Ok(()) => Ok(Finish::Done),
         Err(WorkloadError::Stopped) => Ok(Finish::Stopped),
-        Err(error) => Err(Failure::new(workload_reason(&error), error)),
+        Err(error) => {
+            let alone = context.spec.embedded.is_some();
+            Err(Failure::new(if alone { reason_alone(&error) } else { workload_reason(&error) }, error))
+        }
     }
 }

@@ -105,13 +105,17 @@ where
     let orders = Arc::new(Orders::new(&spec));
     start_control(folder, &orders).map_err(failed)?;
     start_watch(&orders, &reporter, spec.embedded.clone()).map_err(failed)?;
+    let embedded = spec.embedded.is_some();
     reporter.phase(AttemptPhase::Running);
 
     let shell = Shell { spec, folders, reporter: reporter.clone(), stop: orders.stop.clone() };
     let thread = thread::Builder::new().name("workload".into()).stack_size(STACK_BYTES);
     let finished = thread.spawn(move || work(shell)).map_err(failed)?.join();
     let outcome = outcome(finished.ok(), &orders, &panic);
-    if let Outcome::Failed { reason, message } = &outcome {
+    // In embedded mode whoever reads the log is told the end anyway, in the same place.
+    if let Outcome::Failed { reason, message } = &outcome
+        && !embedded
+    {
         reporter.log(&format!("failed ({reason}): {message}"));
     }
     RunnerResult { outcome }.write(folder).map_err(failed)
