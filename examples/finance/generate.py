@@ -11,7 +11,7 @@ Families, and so all concepts, are disjoint between train, validation and test; 
 in seven is Chinese. The same input always gives the same files.
 
 --baseline prints how well word overlap alone does on the test split; --check fails if the files differ from what
-would be written.
+would be written. No run goes on when splits have a concept or a template in common.
 """
 import json, random, re, sys
 from pathlib import Path
@@ -166,27 +166,40 @@ def make_split(draw, split, families):
     return draw.shuffled(rows)
 
 
+def make_triplet(draw, family, concept):
+    chinese = draw.random() < SHARE_ZH
+    key, templates = ("zh", TEMPLATES_ZH["train"]) if chinese else ("forms", TEMPLATES["train"])
+    kinds = list(templates)
+    index = draw.index(len(concept[key]))
+    left = concept[key][index]
+    right = left if draw.random() < 0.5 else draw.one(concept[key])
+    other = draw.one([c for c in family["concepts"] if c is not concept])
+    near = other[key][index] if index < len(other[key]) else draw.one(other[key])
+    kind = draw.one(kinds)
+    first, same_kind = draw.two(templates[kind])
+    return {
+        "anchor": say(first, left),
+        "positive": say(draw.one(templates[draw.one(kinds)]), right),
+        "negative": say(draw.one([first, same_kind]), near),
+    }
+
+
 def make_triplets(draw, families):
     """Anchor, positive (the same concept), negative (a near-miss in the anchor's own words where there are some)."""
-    rows = []
+    rows, seen = [], set()
     for family in families:
         for concept in family["concepts"]:
-            for _ in range(TRIPLETS):
-                chinese = draw.random() < SHARE_ZH
-                key, templates = ("zh", TEMPLATES_ZH["train"]) if chinese else ("forms", TEMPLATES["train"])
-                kinds = list(templates)
-                index = draw.index(len(concept[key]))
-                left = concept[key][index]
-                right = left if draw.random() < 0.5 else draw.one(concept[key])
-                other = draw.one([c for c in family["concepts"] if c is not concept])
-                near = other[key][index] if index < len(other[key]) else draw.one(other[key])
-                kind = draw.one(kinds)
-                first, same_kind = draw.two(templates[kind])
-                rows.append({
-                    "anchor": say(first, left),
-                    "positive": say(draw.one(templates[draw.one(kinds)]), right),
-                    "negative": say(draw.one([first, same_kind]), near),
-                })
+            made = 0
+            for _ in range(10 * TRIPLETS):
+                if made == TRIPLETS:
+                    break
+                row = make_triplet(draw, family, concept)
+                texts = tuple(row.values())
+                if texts in seen or len(set(texts)) < len(texts):
+                    continue
+                seen.add(texts)
+                rows.append(row)
+                made += 1
     return draw.shuffled(rows)
 
 
@@ -203,6 +216,19 @@ def retrieval(families):
     return corpus, queries, qrels
 
 
+def check_disjoint(splits):
+    """No concept, no form of one and no template may stand in two splits: the test would be learned by heart."""
+    seen = {}
+    for split, families in splits.items():
+        concepts = [c for family in families for c in family["concepts"]]
+        words_of = {text for c in concepts for text in [c["id"], *c["forms"], *c["zh"]]}
+        templates = {text for table in (TEMPLATES, TEMPLATES_ZH) for texts in table[split].values() for text in texts}
+        for text in words_of | templates:
+            if text in seen:
+                raise SystemExit(f"`{text}` stands in {seen[text]} and in {split}")
+        seen.update((text, split) for text in words_of | templates)
+
+
 def lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -211,6 +237,7 @@ def build():
     families = read_glossary()
     draw = Draw(SEED)
     splits = split_families(families, draw)
+    check_disjoint(splits)
     rows = {name: make_split(draw, name, splits[name]) for name in ("train", "validation", "test")}
     files = {f"{name}.jsonl": lines(rows[name]) for name in rows}
     files["triplets.jsonl"] = lines(make_triplets(draw, splits["train"]))

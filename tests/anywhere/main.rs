@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod documents;
+mod finance;
 mod purity;
 mod tidy;
