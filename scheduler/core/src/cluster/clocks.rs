@@ -13,7 +13,8 @@ pub struct Clocks {
     pub lease: Span,
     /// How long a single-node runner goes on computing past its lease.
     pub keep_running: Span,
-    /// How long a stopped attempt may take to end.
+    /// How long a stopped attempt may take to end, and after which the stop is said again. Agents read the documents,
+    /// and allow a server its drain where that is longer.
     pub stop_grace: Span,
 }
 
