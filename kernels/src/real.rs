@@ -9,8 +9,6 @@ pub trait Real: Float + std::iter::Sum + std::fmt::Debug {
 
     /// A constant, rounded to this type.
     fn from_f64(value: f64) -> Self;
-
-    fn to_f64(self) -> f64;
 }
 
 impl Real for f32 {
@@ -21,10 +19,6 @@ impl Real for f32 {
     fn from_f64(value: f64) -> Self {
         value as f32
     }
-
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
 }
 
 impl Real for f64 {
@@ -34,9 +28,5 @@ impl Real for f64 {
 
     fn from_f64(value: f64) -> Self {
         value
-    }
-
-    fn to_f64(self) -> f64 {
-        self
     }
 }

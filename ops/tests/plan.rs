@@ -17,7 +17,9 @@ use safetensors::tensor::TensorView;
 
 const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 256, "vocab_size": 500, "max_position_embeddings": 512}"#;
-const MODULES: &str = r#"[{"type": "sentence_transformers.models.Normalize"}]"#;
+const MODULES: &str = r#"[{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+const POOLING: &str = r#"{"pooling_mode_mean_tokens": true}"#;
 const LORA: LoraConfig =
     LoraConfig { rank: 8, alpha: 16.0, dropout: 0.1, rank_stabilized: false, targets: Targets::AllLinear };
 const COSENT: LossConfig = LossConfig::Cosent { scale: 20.0 };
@@ -78,7 +80,7 @@ fn load(options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
 fn files<'a>(config: &'a str, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {
     ModelFiles {
         config_json: config,
-        pooling_json: None,
+        pooling_json: Some(POOLING),
         modules_json: Some(MODULES),
         sentence_bert_json: None,
         weights,

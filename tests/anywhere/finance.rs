@@ -66,6 +66,6 @@ fn the_files_are_what_the_generator_writes() {
     let ended = Command::new("python3").arg("-B").arg(folder().join("generate.py")).arg("--check").output();
     match ended {
         Ok(ended) => assert!(ended.status.success(), "{ended:?}"),
-        Err(error) => eprintln!("skipped: generate.py --check (python3: {error})"),
+        Err(error) => motley_tests::say_skipped(&format!("generate.py --check (python3: {error})")),
     }
 }

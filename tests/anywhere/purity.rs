@@ -79,7 +79,7 @@ fn named(manifest: &toml::Table) -> Vec<String> {
 fn a_planted_violation_is_caught() {
     let found = Command::new("cargo").args(["clippy", "--version"]).output();
     if !found.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: cargo clippy is not installed");
+        motley_tests::say_skipped("cargo clippy is not installed");
         return;
     }
     let scratch = tempfile::tempdir().unwrap();

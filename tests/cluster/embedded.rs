@@ -322,7 +322,9 @@ fn an_adapter_is_merged_and_compared() {
     let home = tempfile::tempdir().unwrap();
     let project = Project::tiny(home.path());
     let ctl = |arguments: &str| Ctl::new(CTL, home.path()).args(arguments).in_folder(home.path());
-    ctl("run --output trained").arg(project.train(&TrainOptions::default())).end().expect(0);
+    // Long enough for another order of the pairs.
+    let long = TrainOptions { epochs: 12, ..TrainOptions::default() };
+    ctl("run --output trained").arg(project.train(&long)).end().expect(0);
     ctl("export file:model --adapter trained/adapter --output merged").end().expect(0);
     for name in
         ["config.json", "tokenizer.json", "model.safetensors", "modules.json", "1_Pooling/config.json"]
@@ -336,6 +338,7 @@ fn an_adapter_is_merged_and_compared() {
     let compared = ctl("evaluate compare base tuned/report.json --tolerance 2 --json").end().expect(0).json();
     assert_eq!(compared["worse"], false);
     let difference = compared["tasks"][0]["difference"].as_f64().unwrap();
+    assert!(difference != 0.0, "the training changed nothing: {compared:#}");
     let (better, worse) = if difference > 0.0 { ("tuned", "base") } else { ("base", "tuned") };
     ctl(&format!("evaluate compare {better} {worse}")).end().expect(1).says(&["worse"]);
     ctl("evaluate compare base nowhere").end().expect(3).says(&["nowhere"]);

@@ -19,7 +19,7 @@ const LEFT: u64 = 48 << 10;
 #[test]
 fn a_disk_that_fills_up_while_checkpointing_costs_no_more_than_the_time_since_the_last_one() {
     let Some(disk) = std::env::var_os("MOTLEY_TEST_SMALL_DISK") else {
-        motley_tests::say_skipped("MOTLEY_TEST_SMALL_DISK names no folder on a disk of a few megabytes");
+        motley_tests::say_skipped("MOTLEY_TEST_SMALL_DISK names no folder on a small disk");
         return;
     };
     let disk = tempfile::tempdir_in(disk).unwrap();

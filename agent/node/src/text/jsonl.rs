@@ -317,7 +317,9 @@ mod tests {
         assert!(missing.contains("data/train.jsonl line 1: field `sentence2` is missing"), "{missing}");
         assert!(missing.contains("sentence1") && missing.contains("score"), "{missing}");
         let wrong = message(row.number("score").map(drop));
-        assert_eq!(wrong, "data/train.jsonl line 1: field `score` is a text, not a number");
+        let wanted =
+            "data/train.jsonl line 1: field `score` is a text, not a number\nhint: mend or drop the row";
+        assert_eq!(wrong, wanted);
         let broken = message(rows.next_row().map(drop));
         assert!(broken.starts_with("data/train.jsonl line 2: not a JSON object"), "{broken}");
     }

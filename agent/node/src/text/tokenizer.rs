@@ -277,7 +277,7 @@ mod tests {
     /// tokenizer.json of the test model; absent where `MOTLEY_TEST_MODEL` names none.
     fn model_file() -> Option<Vec<u8>> {
         let Some(folder) = std::env::var_os("MOTLEY_TEST_MODEL") else {
-            eprintln!("skipped: MOTLEY_TEST_MODEL names no model folder");
+            crate::text::say_skipped("MOTLEY_TEST_MODEL names no model folder");
             return None;
         };
         Some(std::fs::read(PathBuf::from(folder).join("tokenizer.json")).unwrap())
@@ -370,7 +370,7 @@ mod tests {
         let shared = std::env::var_os("MOTLEY_SHARED").map_or("../../../shared".into(), PathBuf::from);
         let path = shared.join("reference/minilm_embeddings.jsonl");
         if !path.exists() {
-            return eprintln!("skipped: {} is absent", path.display());
+            return crate::text::say_skipped(&format!("{} is absent", path.display()));
         }
         let tokenizer = TextTokenizer::new(&json, settings(256), VOCABULARY).unwrap();
         let mut rows = super::super::Rows::open(&path, "minilm_embeddings.jsonl").unwrap();

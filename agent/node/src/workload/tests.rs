@@ -23,7 +23,7 @@ mod training;
 pub(super) fn model_folder() -> Option<PathBuf> {
     let folder = std::env::var_os("MOTLEY_TEST_MODEL").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: MOTLEY_TEST_MODEL names no model folder");
+        crate::text::say_skipped("MOTLEY_TEST_MODEL names no model folder");
     }
     folder
 }
@@ -36,7 +36,7 @@ pub(super) fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is absent", path.display());
+    crate::text::say_skipped(&format!("{} is absent", path.display()));
     None
 }
 

@@ -40,8 +40,6 @@ pub enum AdapterKind {
     Lora,
     /// Low-rank adapters on a quantized base (`quantization = "nf4"`, `double_quantization = true`).
     Qlora(Quantization),
-    /// Every parameter. No document says so.
-    Full,
 }
 
 /// `targets = "all-linear"` or `targets = ["query", "value"]` (PEFT's module names, matched by suffix).

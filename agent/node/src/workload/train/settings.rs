@@ -40,7 +40,7 @@ pub(super) fn check(train: &Train) -> Result<(), WorkloadError> {
 pub(crate) fn quantization(adapter: &train::Adapter) -> Option<Quantization> {
     match adapter.kind {
         AdapterKind::Qlora(quantization) => Some(quantization),
-        AdapterKind::Lora | AdapterKind::Full => None,
+        AdapterKind::Lora => None,
     }
 }
 
