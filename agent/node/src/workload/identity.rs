@@ -86,6 +86,11 @@ pub enum AdapterError {
          hint: take the adapter folder as training wrote it", folder.display()
     )]
     Changed { folder: PathBuf, expected: String, found: String },
+    #[error(
+        "the adapter in {} belongs to {what}, which this build does not have\n\
+         hint: use the version of Motley that trained it", folder.display()
+    )]
+    OtherRecipe { folder: PathBuf, what: String },
 }
 
 const FORMAT: u32 = 1;
@@ -110,6 +115,16 @@ impl Recipe {
 impl AdapterIdentity {
     pub fn new(base: BaseFacts, config: &str, weights: &[u8]) -> AdapterIdentity {
         AdapterIdentity { format: FORMAT, base, adapter_sha256: adapter_sha256(config, weights) }
+    }
+
+    /// What of it this build cannot reproduce.
+    fn foreign(&self) -> Option<String> {
+        if self.format != FORMAT {
+            return Some(format!("{IDENTITY_FILE} of format {}", self.format));
+        }
+        let recipe = self.base.quantization.as_ref()?;
+        let known = *recipe == Recipe::of(recipe.quantization());
+        (!known).then(|| format!("a base quantized to {} in blocks of {}", recipe.kind, recipe.block_size))
     }
 }
 
@@ -151,6 +166,9 @@ impl AdapterFiles {
         if let Some(identity) = identity.as_ref().filter(|identity| identity.adapter_sha256 != sha256) {
             let (expected, found) = (identity.adapter_sha256.clone(), sha256);
             return Err(AdapterError::Changed { folder: folder.to_path_buf(), expected, found });
+        }
+        if let Some(what) = identity.as_ref().and_then(AdapterIdentity::foreign) {
+            return Err(AdapterError::OtherRecipe { folder: folder.to_path_buf(), what });
         }
         Ok(AdapterFiles { folder: folder.to_path_buf(), config, weights, identity, sha256 })
     }
@@ -243,6 +261,15 @@ mod tests {
 
     fn nf4() -> Recipe {
         Recipe::of(Quantization::Nf4 { double_quantization: true })
+    }
+
+    #[test]
+    fn a_recipe_that_this_build_does_not_have_is_refused() {
+        for recipe in [Recipe { kind: "int8".into(), ..nf4() }, Recipe { block_size: 128, ..nf4() }] {
+            let folder = folder(Some(recipe));
+            let error = AdapterFiles::read(folder.path()).unwrap_err();
+            assert!(matches!(error, AdapterError::OtherRecipe { .. }), "{error}");
+        }
     }
 
     #[test]
