@@ -149,6 +149,7 @@ fn products(bench: &mut Bench, buffers: &Buffers, direction: Direction) {
 fn attention_args(bench: &Bench) -> attention::Args {
     attention::Args {
         tokens: bench.tokens as u32,
+        longest: (bench.tokens / bench.texts) as u32,
         texts: bench.texts as u32,
         heads: HEADS as u32,
         kv_heads: HEADS as u32,

@@ -4,7 +4,7 @@ use motley_kernels::{Arguments, Entry};
 
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};
-use crate::open::DeviceKind;
+use crate::open::{DeviceKind, Precision};
 use crate::product::{Linear, Matmul};
 use crate::weight::{Weight, WeightSource};
 use crate::{Error, Result};
@@ -84,6 +84,8 @@ pub struct DeviceInfo {
     /// Bytes that may be used; unknown where the operating system alone decides.
     pub memory: Option<u64>,
     pub threads: usize,
+    /// What activations are kept in.
+    pub precision: Precision,
     /// Two devices of the same class and build give the same bits.
     pub numerics_class: String,
 }
@@ -108,7 +110,7 @@ impl<'a> Launch<'a> {
         let entry = self.entry.name;
         let counts = [
             ("buffers", self.entry.bindings.len(), self.buffers.len()),
-            ("bytes of arguments", self.entry.argument_bytes, self.arguments.len()),
+            ("bytes of arguments", self.entry.argument_bytes(), self.arguments.len()),
         ];
         for (what, wanted, given) in counts {
             if wanted != given {

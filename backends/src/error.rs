@@ -14,7 +14,7 @@ pub enum Error {
     #[error("backend {name} is not in this build yet\nhint: use backend cpu")]
     NotInThisBuild { name: String },
 
-    #[error("unknown backend {name}\nhint: backends are cpu and null")]
+    #[error("unknown backend {name}\nhint: backends are cuda, wgpu, cpu and null")]
     UnknownBackend { name: String },
 
     #[error("{threads} worker threads could not be started: {source}")]

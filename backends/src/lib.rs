@@ -6,18 +6,22 @@
 mod backend;
 mod buffer;
 mod cpu;
+mod cuda;
+mod discover;
 mod error;
 mod memory;
 mod null;
 mod open;
 mod product;
 mod weight;
+mod wgpu;
 
 pub use backend::{Backend, DeviceInfo, Launch};
 pub use buffer::{Buffer, View};
+pub use discover::{DeviceDescription, Found, Missing, discover};
 pub use error::Error;
 pub use memory::{Category, CategoryReport, MemoryReport};
-pub use open::{DeviceKind, DeviceRequest, open};
+pub use open::{DeviceKind, DeviceRequest, Precision, open};
 pub use product::{Direction, Epilogue, Linear, Matmul, Operand};
 pub use weight::{SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
 

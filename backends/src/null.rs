@@ -37,6 +37,7 @@ impl Null {
             name,
             memory: request.memory_limit,
             threads: 0,
+            precision: request.precision,
             numerics_class: "none".to_owned(),
         };
         Null { info, ledger }
@@ -85,7 +86,7 @@ impl Backend for Null {
     }
 
     fn linear(&self, call: &Linear<'_>) -> Result<()> {
-        call.check().map(|_| ())
+        call.check(self.info.precision).map(|_| ())
     }
 
     fn matmul(&self, call: &Matmul<'_>) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Which device, and how much of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceRequest {
-    /// `cpu` or `null`.
+    /// `cuda`, `wgpu`, `cpu` or `null`.
     pub backend: String,
     /// Which of several.
     pub index: usize,
@@ -18,10 +18,38 @@ pub struct DeviceRequest {
     pub threads: Option<usize>,
     /// Bytes of buffers and weights at most.
     pub memory_limit: Option<u64>,
+    pub precision: Precision,
+}
+
+/// What activations are kept in; sums are taken in f32 whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of one activation.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
+    Cuda,
+    Wgpu,
     Cpu,
     Null,
 }
@@ -34,7 +62,8 @@ pub fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
     match request.backend.as_str() {
         "cpu" => Ok(Arc::new(Cpu::new(request)?)),
         "null" => Ok(Arc::new(Null::new(request))),
-        "cuda" | "wgpu" => Err(Error::NotInThisBuild { name: request.backend.clone() }),
+        "cuda" => crate::cuda::open(request),
+        "wgpu" => crate::wgpu::open(request),
         _ => Err(Error::UnknownBackend { name: request.backend.clone() }),
     }
 }

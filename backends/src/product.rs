@@ -3,6 +3,7 @@
 use motley_kernels::gelu;
 
 use crate::buffer::View;
+use crate::open::Precision;
 use crate::weight::Weight;
 use crate::{Error, Result};
 
@@ -10,10 +11,10 @@ use crate::{Error, Result};
 ///
 /// The bits of an output row depend on its input row and the weight alone, not on the other rows.
 pub struct Linear<'a> {
-    /// f32 [rows, in] forward, [rows, out] backward; may be longer.
+    /// Activations [rows, in] forward, [rows, out] backward; may be longer.
     pub input: View<'a>,
     pub weight: &'a Weight,
-    /// f32 [rows, out] forward, [rows, in] backward; may be longer.
+    /// Activations [rows, out] forward, [rows, in] backward; may be longer.
     pub output: View<'a>,
     pub rows: usize,
     pub epilogue: Epilogue,
@@ -84,14 +85,14 @@ impl<'a> Linear<'a> {
     ///
     /// # Errors
     /// They are shorter.
-    pub(crate) fn check(&self) -> Result<(View<'a>, View<'a>)> {
+    pub(crate) fn check(&self, precision: Precision) -> Result<(View<'a>, View<'a>)> {
         let [out, width] = self.weight.shape();
         let (from, to) = match self.direction {
             Direction::Forward => (width, out),
             Direction::Backward => (out, width),
         };
-        let input = self.input.first(self.rows * from * 4, "input of a product")?;
-        let output = self.output.first(self.rows * to * 4, "output of a product")?;
+        let input = self.input.first(self.rows * from * precision.bytes(), "input of a product")?;
+        let output = self.output.first(self.rows * to * precision.bytes(), "output of a product")?;
         Ok((input, output))
     }
 }

@@ -57,7 +57,7 @@ impl Buffers {
 
     fn run_with<A: Arguments>(mut self, entry: &Entry, args: A, threads: usize) -> Vec<Vec<f32>> {
         assert_eq!(entry.bindings.len(), self.data.len(), "{}", entry.name);
-        assert_eq!(entry.argument_bytes, size_of::<A>());
+        assert_eq!(entry.argument_bytes(), size_of::<A>());
         let workers = Workers::new(threads).unwrap();
         let slices = self.data.iter_mut().zip(entry.bindings).map(|(data, binding)| match binding.access {
             Access::Read => Slice::Read(bytemuck::cast_slice(data)),

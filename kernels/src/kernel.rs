@@ -1,13 +1,19 @@
-//! What a kernel is, as data: entries with their bindings, and one way to call each on the CPU.
+//! What a kernel is, as data: entries with their bindings, its sources, and one way to call each on the CPU.
 
 use bytemuck::Pod;
 
 use crate::workers::Workers;
 
-/// A kernel: a name and its entries.
+/// A kernel: a name, its entries, and its sources for devices.
+///
+/// A device's function of an entry bears the entry's name with `_` for the dot: `layer_norm_forward`.
 pub struct Kernel {
     pub name: &'static str,
     pub entries: &'static [&'static Entry],
+    /// CUDA C++ behind [`crate::CUDA_PRELUDE`]. A function takes the buffers in order, then `Args` by value.
+    pub cuda: &'static str,
+    /// WGSL. Buffers are bindings 0, 1, ... of group 0 in order; `Args` is the uniform behind the last of them.
+    pub wgsl: &'static str,
 }
 
 /// One thing that can be launched. The order of `bindings` is the order of buffers in every language.
@@ -15,8 +21,12 @@ pub struct Entry {
     /// Kernel and entry: `layer_norm.forward`.
     pub name: &'static str,
     pub bindings: &'static [Binding],
-    /// Size of the argument struct; at most [`ARGUMENT_BYTES_MAX`], a multiple of 4.
-    pub argument_bytes: usize,
+    /// Fields of the argument struct, in order.
+    pub arguments: &'static [Field],
+    /// How many threads CUDA runs, from the argument struct.
+    pub cuda: fn(&[u8]) -> Grid,
+    /// How many workgroups WGSL runs, from the argument struct; their size stands in the source.
+    pub wgsl: fn(&[u8]) -> u32,
     /// The fast path on the CPU.
     pub cpu: fn(&mut Call<'_>),
 }
@@ -41,15 +51,110 @@ pub enum Dtype {
     F32,
     U32,
     U8,
+    /// What the device keeps activations in: f32, or 16 bits where it was opened so.
+    Activation,
 }
 
-/// Arguments of an entry: `repr(C)`, u32 and f32 fields only.
-pub trait Arguments: Pod {}
+/// Blocks of threads of one launch on CUDA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    pub blocks: u32,
+    /// A block's threads, a multiple of 32.
+    pub threads: u32,
+    /// Shared memory beside what the source declares.
+    pub shared_bytes: u32,
+}
+
+impl Grid {
+    pub const fn new(blocks: u32, threads: u32) -> Self {
+        Grid { blocks, threads, shared_bytes: 0 }
+    }
+
+    /// Blocks of 256 threads, a thread for each of `count` things.
+    pub const fn each(count: u32) -> Self {
+        Grid::new(count.div_ceil(256), 256)
+    }
+
+    /// Blocks of eight warps, a warp for each of `count` things.
+    pub const fn warps(count: u32) -> Self {
+        Grid::new(count.div_ceil(8), 256)
+    }
+}
+
+/// Arguments of an entry: `repr(C)`, u32 and f32 fields only. Declared by [`arguments!`](crate::arguments).
+pub trait Arguments: Pod {
+    const FIELDS: &'static [Field];
+
+    /// The struct in `bytes`, as [`Entry::cuda`] and [`Entry::wgsl`] get it.
+    fn of(bytes: &[u8]) -> Self {
+        bytemuck::pod_read_unaligned(&bytes[..size_of::<Self>()])
+    }
+}
+
+/// A field of an argument struct, 4 bytes at 4 times its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    pub name: &'static str,
+    pub dtype: Dtype,
+}
+
+/// The dtype of a field's Rust type.
+pub trait Scalar {
+    const DTYPE: Dtype;
+}
+
+impl Scalar for u32 {
+    const DTYPE: Dtype = Dtype::U32;
+}
+
+impl Scalar for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+
+/// Declares an argument struct with the description of its fields.
+#[macro_export]
+macro_rules! arguments {
+    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type),* }
+
+        impl $crate::Arguments for $name {
+            const FIELDS: &'static [$crate::Field] = &[$($crate::Field {
+                name: stringify!($field),
+                dtype: <$type as $crate::kernel::Scalar>::DTYPE,
+            }),*];
+        }
+    };
+}
 
 /// Immediates of every target hold this much.
 pub const ARGUMENT_BYTES_MAX: usize = 128;
 
+impl Entry {
+    /// Size of the argument struct; at most [`ARGUMENT_BYTES_MAX`].
+    pub const fn argument_bytes(&self) -> usize {
+        self.arguments.len() * 4
+    }
+}
+
 impl Binding {
+    /// An activation that is read.
+    pub const fn input(name: &'static str) -> Self {
+        Binding { name, access: Access::Read, dtype: Dtype::Activation }
+    }
+
+    /// An activation that is written.
+    pub const fn output(name: &'static str) -> Self {
+        Binding { name, access: Access::Write, dtype: Dtype::Activation }
+    }
+
+    /// An activation that is changed.
+    pub const fn changed(name: &'static str) -> Self {
+        Binding { name, access: Access::ReadWrite, dtype: Dtype::Activation }
+    }
+
     pub const fn read(name: &'static str) -> Self {
         Binding { name, access: Access::Read, dtype: Dtype::F32 }
     }

@@ -1,8 +1,7 @@
 //! What is computed: every kernel as data, with its specification and its fast path on the CPU.
 //!
 //! Each folder holds one kernel: `mod.rs` (formula, arguments, entries), `reference.rs` (the specification: plain
-//! loops, never optimised) and `cpu.rs` (the fast path). CUDA and WGSL sources stand beside them as they come.
-//! Nothing here allocates device memory, starts a thread or knows a model.
+//! loops, never optimised), `cpu.rs` (the fast path), `<name>.cu` and `<name>.wgsl`. Nothing here allocates device memory, starts a thread or knows a model.
 
 pub mod adamw;
 pub mod attention;
@@ -27,9 +26,12 @@ pub mod squared_error;
 pub mod sum_squares;
 pub mod workers;
 
-pub use kernel::{Access, Arguments, Binding, Call, Dtype, Entry, Kernel, Slice};
+pub use kernel::{Access, Arguments, Binding, Call, Dtype, Entry, Field, Grid, Kernel, Slice};
 pub use real::Real;
 pub use workers::Workers;
+
+/// What stands before the CUDA source of every kernel.
+pub const CUDA_PRELUDE: &str = include_str!("prelude.cuh");
 
 /// Every kernel, sorted by name.
 pub const ALL: &[&Kernel] = &[
@@ -61,7 +63,7 @@ mod tests {
         for kernel in ALL {
             assert!(!kernel.entries.is_empty());
             for entry in kernel.entries {
-                let bytes = entry.argument_bytes;
+                let bytes = entry.argument_bytes();
                 let fits = bytes > 0 && bytes <= kernel::ARGUMENT_BYTES_MAX && bytes.is_multiple_of(4);
                 assert!(fits, "{} has {bytes} bytes of arguments", entry.name);
                 assert_eq!(entry.name.split_once('.').map(|(name, _)| name), Some(kernel.name));

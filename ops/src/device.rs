@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer, Category, Launch, View};
+use motley_backends::{Backend, Buffer, Category, Launch, Precision, View};
 use motley_kernels::{Arguments, Entry, elementwise};
 
 use crate::{Error, Result};
@@ -16,12 +16,14 @@ pub(crate) struct Device {
     pub(crate) backend: Arc<dyn Backend>,
 }
 
-/// A dense f32 matrix [rows, width] on a device. Clones share the memory.
+/// A dense matrix [rows, width] on a device. Clones share the memory.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     buffer: Arc<Buffer>,
     pub(crate) rows: usize,
     pub(crate) width: usize,
+    /// What the elements are: the device's activations, or f32 whatever those are.
+    precision: Precision,
 }
 
 impl Tensor {
@@ -40,13 +42,13 @@ impl Tensor {
     }
 }
 
-/// Bytes of `rows` × `width` elements of 32 bits.
+/// Bytes of `rows` × `width` elements.
 ///
 /// # Errors
 /// More elements than a kernel can count.
-fn bytes(rows: usize, width: usize) -> Result<usize> {
+fn bytes(rows: usize, width: usize, precision: Precision) -> Result<usize> {
     let elements = rows.checked_mul(width).filter(|elements| *elements <= ELEMENTS_MAX);
-    elements.map(|elements| elements * 4).ok_or(Error::TooManyElements { rows, width })
+    elements.map(|elements| elements * precision.bytes()).ok_or(Error::TooManyElements { rows, width })
 }
 
 /// From element `index` of a flat f32 buffer on.
@@ -55,35 +57,78 @@ pub(crate) fn from_element(buffer: &Buffer, index: usize) -> View<'_> {
 }
 
 impl Device {
-    /// Contents are unspecified.
-    pub(crate) fn tensor(&self, rows: usize, width: usize, category: Category) -> Result<Tensor> {
-        let buffer = Arc::new(self.unfilled(rows, width, category)?);
-        Ok(Tensor { buffer, rows, width })
+    /// What this device keeps activations in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.backend.info().precision
     }
 
-    /// A flat buffer of `rows` × `width` unspecified elements.
+    /// A flat f32 buffer of `rows` × `width` unspecified elements.
     pub(crate) fn unfilled(&self, rows: usize, width: usize, category: Category) -> Result<Buffer> {
-        Ok(self.backend.allocate_unfilled(bytes(rows, width)?, category)?)
+        Ok(self.backend.allocate_unfilled(bytes(rows, width, Precision::F32)?, category)?)
     }
 
+    /// An activation; contents are unspecified.
     pub(crate) fn activation(&self, rows: usize, width: usize) -> Result<Tensor> {
-        self.tensor(rows, width, Category::Activations)
+        let precision = self.precision();
+        let bytes = bytes(rows, width, precision)?;
+        let buffer = Arc::new(self.backend.allocate_unfilled(bytes, Category::Activations)?);
+        Ok(Tensor { buffer, rows, width, precision })
+    }
+
+    /// An activation of zeros.
+    pub(crate) fn zero_activation(&self, rows: usize, width: usize) -> Result<Tensor> {
+        let precision = self.precision();
+        let bytes = bytes(rows, width, precision)?;
+        let buffer = Arc::new(self.backend.allocate(bytes, Category::Activations)?);
+        Ok(Tensor { buffer, rows, width, precision })
+    }
+
+    /// A value kept in f32 on every device: statistics, low-rank activations, all behind the pooling. Contents are
+    /// unspecified.
+    pub(crate) fn wide(&self, rows: usize, width: usize) -> Result<Tensor> {
+        let buffer = Arc::new(self.unfilled(rows, width, Category::Activations)?);
+        Ok(Tensor { buffer, rows, width, precision: Precision::F32 })
     }
 
     /// A flat buffer of zeros.
     pub(crate) fn zeros(&self, count: usize, category: Category) -> Result<Buffer> {
-        Ok(self.backend.allocate(bytes(count, 1)?, category)?)
+        Ok(self.backend.allocate(bytes(count, 1, Precision::F32)?, category)?)
     }
 
+    /// Writes `value` into the first `count` elements of f32.
     pub(crate) fn fill(&self, target: View<'_>, count: usize, value: f32) -> Result<()> {
         let args = elementwise::Args { count: count as u32, alpha: value };
         self.launch(&elementwise::FILL, &args, &[target])
     }
 
-    /// y += alpha·x
-    pub(crate) fn add(&self, alpha: f32, x: View<'_>, y: View<'_>, count: usize) -> Result<()> {
-        let args = elementwise::Args { count: count as u32, alpha };
-        self.launch(&elementwise::ADD, &args, &[x, y])
+    /// y += x, both activations.
+    pub(crate) fn add(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        assert!(
+            x.precision == self.precision() && y.precision == x.precision && x.count() == y.count(),
+            "activations of one shape are added"
+        );
+        let args = elementwise::Args { count: y.count() as u32, alpha: 1.0 };
+        self.launch(&elementwise::ADD, &args, &[x.bound(), y.bound()])
+    }
+
+    /// `values` [rows, width] in the precision of activations.
+    pub(crate) fn upload_table(&self, values: &[f32]) -> Result<Buffer> {
+        match self.precision() {
+            Precision::F32 => self.upload_f32(values, Category::Weights),
+            Precision::Bf16 => {
+                let rounded: Vec<half::bf16> = values.iter().map(|v| half::bf16::from_f32(*v)).collect();
+                let bytes: &[u8] = bytemuck::cast_slice(&rounded);
+                let buffer = self.backend.allocate_unfilled(bytes.len(), Category::Weights)?;
+                self.backend.upload(bytes, buffer.all())?;
+                Ok(buffer)
+            }
+        }
+    }
+
+    /// As [`Device::upload_table`] on the backend that only counts.
+    pub(crate) fn blank_table(&self, rows: usize, width: usize) -> Result<Buffer> {
+        let bytes = bytes(rows, width, self.precision())?;
+        Ok(self.backend.allocate_unfilled(bytes, Category::Weights)?)
     }
 
     pub(crate) fn upload_f32(&self, values: &[f32], category: Category) -> Result<Buffer> {
@@ -98,10 +143,10 @@ impl Device {
         Ok(buffer)
     }
 
-    /// `values` as a matrix of rows of `width`.
+    /// `values` as an f32 matrix of rows of `width`.
     pub(crate) fn upload_tensor(&self, values: &[f32], width: usize, category: Category) -> Result<Tensor> {
         let buffer = Arc::new(self.upload_f32(values, category)?);
-        Ok(Tensor { buffer, rows: values.len() / width, width })
+        Ok(Tensor { buffer, rows: values.len() / width, width, precision: Precision::F32 })
     }
 
     pub(crate) fn download(&self, source: View<'_>, count: usize) -> Result<Vec<f32>> {

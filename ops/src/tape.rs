@@ -138,14 +138,13 @@ impl Gradients {
         let sum = match self.of[node].take() {
             None => gradient,
             Some(before) if before.is_unique() => {
-                device.add(1.0, gradient.bound(), before.bound(), before.count())?;
+                device.add(&gradient, &before)?;
                 before
             }
             Some(before) => {
-                let sum = device.activation(before.rows, before.width)?;
-                device.fill(sum.bound(), sum.count(), 0.0)?;
-                device.add(1.0, before.bound(), sum.bound(), sum.count())?;
-                device.add(1.0, gradient.bound(), sum.bound(), sum.count())?;
+                let sum = device.zero_activation(before.rows, before.width)?;
+                device.add(&before, &sum)?;
+                device.add(&gradient, &sum)?;
                 sum
             }
         };

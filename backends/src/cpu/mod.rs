@@ -20,9 +20,10 @@ use self::storage::{Claim, Shelf};
 pub(crate) use self::tile::PANEL;
 use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
+use crate::discover::{DeviceDescription, Found};
 use crate::memory::{Category, Ledger, MemoryReport};
 use crate::null::weight_bytes;
-use crate::open::{DeviceKind, DeviceRequest};
+use crate::open::{DeviceKind, DeviceRequest, Precision};
 use crate::product::{Direction, Epilogue, Linear, Matmul};
 use crate::weight::{Weight, WeightSource};
 use crate::{Error, Result};
@@ -60,10 +61,29 @@ impl Cpu {
             name,
             memory: request.memory_limit,
             threads,
+            precision: Precision::F32,
             numerics_class: format!("cpu {} {}", std::env::consts::ARCH, simd::level().name()),
         };
         Ok(Cpu { info, workers, shelf })
     }
+}
+
+/// The processor as a device.
+pub(crate) fn discover() -> Found {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    let device = DeviceDescription {
+        kind: DeviceKind::Cpu,
+        index: 0,
+        name: name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        memory: None,
+        driver: String::new(),
+        capability: format!("{} {}", std::env::consts::ARCH, simd::level().name()),
+        is_software: false,
+        precisions: vec![Precision::F32],
+    };
+    Found { kind: DeviceKind::Cpu, devices: vec![device], missing: Vec::new() }
 }
 
 impl Backend for Cpu {
@@ -112,7 +132,7 @@ impl Backend for Cpu {
 
     fn linear(&self, call: &Linear<'_>) -> Result<()> {
         let weight = &call.weight.inner::<CountedWeight>()?.packed;
-        let (input, output) = call.check()?;
+        let (input, output) = call.check(Precision::F32)?;
         let [out, width] = weight.shape;
         let bias = weight.bias.as_deref();
         let (bias, activation) = match call.epilogue {

@@ -9,27 +9,26 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of `step`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
-    /// 1 − learning_rate·weight_decay
-    pub decay: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    /// learning_rate / (1 − β₁ᵗ)
-    pub step_size: f32,
-    /// √(1 − β₂ᵗ)
-    pub correction2_root: f32,
-    pub epsilon: f32,
-    /// Clipping.
-    pub gradient_scale: f32,
+arguments! {
+    /// Scalars of `step`.
+    pub struct Args {
+        pub count: u32,
+        /// 1 − learning_rate·weight_decay
+        pub decay: f32,
+        pub beta1: f32,
+        pub beta2: f32,
+        /// learning_rate / (1 − β₁ᵗ)
+        pub step_size: f32,
+        /// √(1 − β₂ᵗ)
+        pub correction2_root: f32,
+        pub epsilon: f32,
+        /// Clipping.
+        pub gradient_scale: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// All buffers [count].
 pub static STEP: Entry = Entry {
@@ -40,11 +39,18 @@ pub static STEP: Entry = Entry {
         Binding::update("first_moment"),
         Binding::update("second_moment"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count),
+    wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::step,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "adamw", entries: &[&STEP] };
+pub static KERNEL: Kernel = Kernel {
+    name: "adamw",
+    entries: &[&STEP],
+    cuda: include_str!("adamw.cu"),
+    wgsl: include_str!("adamw.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

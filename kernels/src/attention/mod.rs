@@ -11,36 +11,53 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub tokens: u32,
-    pub texts: u32,
-    pub heads: u32,
-    /// `heads` must be a multiple.
-    pub kv_heads: u32,
-    pub head_dim: u32,
-    /// Columns of a row of the buffer that holds q, k and v.
-    pub stride: u32,
-    pub query: u32,
-    pub key: u32,
-    pub value: u32,
-    pub scale: f32,
-    /// 1: a token sees itself and what stands before it.
-    pub causal: u32,
-    /// Dropout of p; 0 is none. The key is that of `dropout`, with the position of the key token as feature.
-    pub dropout: f32,
-    pub seed_low: u32,
-    pub seed_high: u32,
-    pub step: u32,
-    /// Of the layer's attention; [`head_site`] gives those of the heads.
-    pub site: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub tokens: u32,
+        pub texts: u32,
+        /// Tokens of the longest text; devices start so many tiles for each.
+        pub longest: u32,
+        pub heads: u32,
+        /// `heads` must be a multiple.
+        pub kv_heads: u32,
+        pub head_dim: u32,
+        /// Columns of a row of the buffer that holds q, k and v.
+        pub stride: u32,
+        pub query: u32,
+        pub key: u32,
+        pub value: u32,
+        pub scale: f32,
+        /// 1: a token sees itself and what stands before it.
+        pub causal: u32,
+        /// Dropout of p; 0 is none. The key is that of `dropout`, with the position of the key token as feature.
+        pub dropout: f32,
+        pub seed_low: u32,
+        pub seed_high: u32,
+        pub step: u32,
+        /// Of the layer's attention; [`head_site`] gives those of the heads.
+        pub site: u32,
+    }
 }
 
-impl Arguments for Args {}
+/// Queries of one tile on a device.
+const TILE: u32 = 64;
+
+fn tiles(args: Args) -> u32 {
+    args.longest.div_ceil(TILE) * args.texts * args.heads
+}
+
+fn forward_grid(args: Args) -> Grid {
+    Grid::new(tiles(args), 128)
+}
+
+/// Tiles of queries, then tiles of keys.
+fn backward_grid(args: Args) -> Grid {
+    Grid::new(tiles(args) + args.longest.div_ceil(TILE) * args.texts * args.kv_heads, 128)
+}
 
 /// Site of the draws of one head, apart from every site below 2¹⁶: heads stand in the upper half. A `site` in
 /// [`Args`] is below 2¹⁶, and so is the number of heads.
@@ -53,13 +70,15 @@ pub fn head_site(site: u32, head: u32) -> u32 {
 pub static FORWARD: Entry = Entry {
     name: "attention.forward",
     bindings: &[
-        Binding::read("qkv"),
+        Binding::input("qkv"),
         Binding::read_u32("cumulative_lengths"),
         Binding::read_u32("rows"),
-        Binding::write("out"),
+        Binding::output("out"),
         Binding::write("log_sum_exp"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| forward_grid(Args::of(args)),
+    wgsl: |args| tiles(Args::of(args)),
     cpu: cpu::forward,
 };
 
@@ -67,19 +86,26 @@ pub static FORWARD: Entry = Entry {
 pub static BACKWARD: Entry = Entry {
     name: "attention.backward",
     bindings: &[
-        Binding::read("dout"),
-        Binding::read("qkv"),
-        Binding::read("out"),
+        Binding::input("dout"),
+        Binding::input("qkv"),
+        Binding::input("out"),
         Binding::read("log_sum_exp"),
         Binding::read_u32("cumulative_lengths"),
         Binding::read_u32("rows"),
-        Binding::write("dqkv"),
+        Binding::output("dqkv"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| backward_grid(Args::of(args)),
+    wgsl: |args| 2 * tiles(Args::of(args)),
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "attention", entries: &[&FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "attention",
+    entries: &[&FORWARD, &BACKWARD],
+    cuda: include_str!("attention.cu"),
+    wgsl: include_str!("attention.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {
@@ -92,6 +118,7 @@ mod tests {
         Args {
             tokens: *lengths.last().unwrap(),
             texts: lengths.len() as u32 - 1,
+            longest: lengths.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0),
             heads,
             kv_heads,
             head_dim,

@@ -7,17 +7,16 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of `forward_backward`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub pairs: u32,
-    pub scale: f32,
+arguments! {
+    /// Scalars of `forward_backward`.
+    pub struct Args {
+        pub pairs: u32,
+        pub scale: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `cosine`, `label`, `gradient` [pairs]; `loss` [1].
 pub static FORWARD_BACKWARD: Entry = Entry {
@@ -28,11 +27,18 @@ pub static FORWARD_BACKWARD: Entry = Entry {
         Binding::write("loss"),
         Binding::write("gradient"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |_| Grid::new(1, 1024),
+    wgsl: |_| 1,
     cpu: cpu::forward_backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "cosent", entries: &[&FORWARD_BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "cosent",
+    entries: &[&FORWARD_BACKWARD],
+    cuda: include_str!("cosent.cu"),
+    wgsl: include_str!("cosent.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -7,23 +7,24 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub width: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub rows: u32,
+        pub width: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `a`, `b` [rows, width]; `cosine` [rows].
 pub static FORWARD: Entry = Entry {
     name: "cosine_pairs.forward",
     bindings: &[Binding::read("a"), Binding::read("b"), Binding::write("cosine")],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::forward,
 };
 
@@ -36,11 +37,18 @@ pub static BACKWARD: Entry = Entry {
         Binding::write("da"),
         Binding::write("db"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "cosine_pairs", entries: &[&FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "cosine_pairs",
+    entries: &[&FORWARD, &BACKWARD],
+    cuda: include_str!("cosine_pairs.cu"),
+    wgsl: include_str!("cosine_pairs.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

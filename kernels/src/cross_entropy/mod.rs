@@ -9,19 +9,18 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of `forward_backward`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub columns: u32,
-    /// Weight of a row, such as 1/rows.
-    pub weight: f32,
+arguments! {
+    /// Scalars of `forward_backward`.
+    pub struct Args {
+        pub rows: u32,
+        pub columns: u32,
+        /// Weight of a row, such as 1/rows.
+        pub weight: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `target` u32 [rows]; `masked` u32 [rows, columns], 1: does not count (never the target); `logits` [rows, columns]
 /// become their gradient; `loss` [rows].
@@ -33,11 +32,18 @@ pub static FORWARD_BACKWARD: Entry = Entry {
         Binding::update("logits"),
         Binding::write("loss"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::new(Args::of(args).rows, 256),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::forward_backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "cross_entropy", entries: &[&FORWARD_BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "cross_entropy",
+    entries: &[&FORWARD_BACKWARD],
+    cuda: include_str!("cross_entropy.cu"),
+    wgsl: include_str!("cross_entropy.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

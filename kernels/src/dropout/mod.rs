@@ -12,46 +12,61 @@ pub(crate) mod cpu;
 pub mod philox;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub features: u32,
-    /// 0 ≤ p < 1
-    pub probability: f32,
-    pub seed_low: u32,
-    pub seed_high: u32,
-    pub step: u32,
-    /// Stable id of module and kind.
-    pub site: u32,
-    /// Elements from one row of `x` to the next; rows of `y` are dense.
-    pub stride: u32,
-    /// Elements before the first row of `x`.
-    pub offset: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub rows: u32,
+        pub features: u32,
+        /// 0 ≤ p < 1
+        pub probability: f32,
+        pub seed_low: u32,
+        pub seed_high: u32,
+        pub step: u32,
+        /// Stable id of module and kind.
+        pub site: u32,
+        /// Elements from one row of `x` to the next; rows of `y` are dense.
+        pub stride: u32,
+        /// Elements before the first row of `x`.
+        pub offset: u32,
+    }
 }
 
-impl Arguments for Args {}
+impl Args {
+    /// Philox blocks: four features of one row share one.
+    fn quads(&self) -> u32 {
+        self.rows * self.features.div_ceil(4)
+    }
+}
 
 /// `x` [rows, features] (strided); `names` u32 [rows, 2]: sample id, slot·2²⁴ + token; `y` [rows, features].
 pub static APPLY: Entry = Entry {
     name: "dropout.apply",
-    bindings: &[Binding::read("x"), Binding::read_u32("names"), Binding::write("y")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::read_u32("names"), Binding::output("y")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).quads()),
+    wgsl: |args| Args::of(args).quads().div_ceil(256),
     cpu: cpu::apply,
 };
 
 /// y += what `apply` gives.
 pub static APPLY_ADD: Entry = Entry {
     name: "dropout.apply_add",
-    bindings: &[Binding::read("x"), Binding::read_u32("names"), Binding::update("y")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::read_u32("names"), Binding::changed("y")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).quads()),
+    wgsl: |args| Args::of(args).quads().div_ceil(256),
     cpu: cpu::apply_add,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "dropout", entries: &[&APPLY, &APPLY_ADD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "dropout",
+    entries: &[&APPLY, &APPLY_ADD],
+    cuda: include_str!("dropout.cu"),
+    wgsl: include_str!("dropout.wgsl"),
+};
 
 /// Words below this are dropped.
 pub(crate) fn threshold(probability: f32) -> u32 {

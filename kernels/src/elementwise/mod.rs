@@ -3,36 +3,44 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
-    /// `add`: factor of x. `fill`: the value.
-    pub alpha: f32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub count: u32,
+        /// `add`: factor of x. `fill`: the value.
+        pub alpha: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// y += alpha·x; both [count].
 pub static ADD: Entry = Entry {
     name: "elementwise.add",
-    bindings: &[Binding::read("x"), Binding::update("y")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::changed("y")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count),
+    wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::add,
 };
 
-/// y = alpha; [count].
+/// y = alpha; f32 [count].
 pub static FILL: Entry = Entry {
     name: "elementwise.fill",
     bindings: &[Binding::write("y")],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count),
+    wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::fill,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "elementwise", entries: &[&ADD, &FILL] };
+pub static KERNEL: Kernel = Kernel {
+    name: "elementwise",
+    entries: &[&ADD, &FILL],
+    cuda: include_str!("elementwise.cu"),
+    wgsl: include_str!("elementwise.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -7,17 +7,16 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of `forward`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub tokens: u32,
-    pub hidden: u32,
+arguments! {
+    /// Scalars of `forward`.
+    pub struct Args {
+        pub tokens: u32,
+        pub hidden: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `token_ids`, `position_ids`, `type_ids`: u32 [tokens], in range (the caller checks); tables [rows, hidden];
 /// `out` [tokens, hidden].
@@ -27,16 +26,23 @@ pub static FORWARD: Entry = Entry {
         Binding::read_u32("token_ids"),
         Binding::read_u32("position_ids"),
         Binding::read_u32("type_ids"),
-        Binding::read("word"),
-        Binding::read("position"),
-        Binding::read("token_type"),
-        Binding::write("out"),
+        Binding::input("word"),
+        Binding::input("position"),
+        Binding::input("token_type"),
+        Binding::output("out"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).tokens),
+    wgsl: |args| Args::of(args).tokens,
     cpu: cpu::forward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "embed", entries: &[&FORWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "embed",
+    entries: &[&FORWARD],
+    cuda: include_str!("embed.cu"),
+    wgsl: include_str!("embed.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,8 @@ pub mod reference;
 
 pub use cpu::in_place;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 /// Which activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,34 +23,41 @@ pub enum Kind {
     Relu = 2,
 }
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
-    /// A [`Kind`].
-    pub kind: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub count: u32,
+        /// A [`Kind`].
+        pub kind: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x`, `y` [count].
 pub static FORWARD: Entry = Entry {
     name: "gelu.forward",
-    bindings: &[Binding::read("x"), Binding::write("y")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::output("y")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count),
+    wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::forward,
 };
 
 /// `x` is what went into `forward`.
 pub static BACKWARD: Entry = Entry {
     name: "gelu.backward",
-    bindings: &[Binding::read("dy"), Binding::read("x"), Binding::write("dx")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("dy"), Binding::input("x"), Binding::output("dx")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count),
+    wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "gelu", entries: &[&FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "gelu",
+    entries: &[&FORWARD, &BACKWARD],
+    cuda: include_str!("gelu.cu"),
+    wgsl: include_str!("gelu.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -8,31 +8,32 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of all entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub hidden: u32,
-    pub epsilon: f32,
+arguments! {
+    /// Scalars of all entries.
+    pub struct Args {
+        pub rows: u32,
+        pub hidden: u32,
+        pub epsilon: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x`, `y` [rows, hidden]; `gamma`, `beta` [hidden]; `mean`, `reciprocal_deviation` [rows].
 pub static FORWARD: Entry = Entry {
     name: "layer_norm.forward",
     bindings: &[
-        Binding::read("x"),
+        Binding::input("x"),
         Binding::read("gamma"),
         Binding::read("beta"),
-        Binding::write("y"),
+        Binding::output("y"),
         Binding::write("mean"),
         Binding::write("reciprocal_deviation"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::forward,
 };
 
@@ -40,15 +41,17 @@ pub static FORWARD: Entry = Entry {
 pub static RESIDUAL_FORWARD: Entry = Entry {
     name: "layer_norm.residual_forward",
     bindings: &[
-        Binding::update("x"),
-        Binding::read("residual"),
+        Binding::changed("x"),
+        Binding::input("residual"),
         Binding::read("gamma"),
         Binding::read("beta"),
-        Binding::write("y"),
+        Binding::output("y"),
         Binding::write("mean"),
         Binding::write("reciprocal_deviation"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::residual_forward,
 };
 
@@ -56,18 +59,25 @@ pub static RESIDUAL_FORWARD: Entry = Entry {
 pub static BACKWARD: Entry = Entry {
     name: "layer_norm.backward",
     bindings: &[
-        Binding::read("dy"),
-        Binding::read("x"),
+        Binding::input("dy"),
+        Binding::input("x"),
         Binding::read("gamma"),
         Binding::read("mean"),
         Binding::read("reciprocal_deviation"),
-        Binding::write("dx"),
+        Binding::output("dx"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "layer_norm", entries: &[&FORWARD, &RESIDUAL_FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "layer_norm",
+    entries: &[&FORWARD, &RESIDUAL_FORWARD, &BACKWARD],
+    cuda: include_str!("layer_norm.cu"),
+    wgsl: include_str!("layer_norm.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -10,49 +10,59 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of all entries. Rows of `x` and `y` may be parts of wider rows.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub rank: u32,
-    pub width: u32,
-    /// Elements from one row of `x` or `y` to the next.
-    pub stride: u32,
-    /// Elements before the first row of `x` or `y`.
-    pub offset: u32,
-    pub scale: f32,
+arguments! {
+    /// Scalars of all entries. Rows of `x` and `y` may be parts of wider rows.
+    pub struct Args {
+        pub rows: u32,
+        pub rank: u32,
+        pub width: u32,
+        /// Elements from one row of `x` or `y` to the next.
+        pub stride: u32,
+        /// Elements before the first row of `x` or `y`.
+        pub offset: u32,
+        pub scale: f32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x` [rows, width] (strided), `m` [rank, width], `h` [rows, rank].
 pub static DOT: Entry = Entry {
     name: "lora.dot",
-    bindings: &[Binding::read("x"), Binding::read("m"), Binding::write("h")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::read("m"), Binding::write("h")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::dot,
 };
 
 /// `h` [rows, rank], `m` [rank, width], `y` [rows, width] (strided).
 pub static EXPAND: Entry = Entry {
     name: "lora.expand",
-    bindings: &[Binding::read("h"), Binding::read("m"), Binding::update("y")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::read("h"), Binding::read("m"), Binding::changed("y")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::expand,
 };
 
 /// `h` [rows, rank], `x` [rows, width] (strided), `g` [rank, width].
 pub static OUTER: Entry = Entry {
     name: "lora.outer",
-    bindings: &[Binding::read("h"), Binding::read("x"), Binding::update("g")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::read("h"), Binding::input("x"), Binding::update("g")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::new(Args::of(args).width.div_ceil(32), 1024),
+    wgsl: |args| Args::of(args).width.div_ceil(64),
     cpu: cpu::outer,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "lora", entries: &[&DOT, &EXPAND, &OUTER] };
+pub static KERNEL: Kernel = Kernel {
+    name: "lora",
+    entries: &[&DOT, &EXPAND, &OUTER],
+    cuda: include_str!("lora.cu"),
+    wgsl: include_str!("lora.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,8 @@ mod cpu;
 pub mod double;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 pub use double::{DoubleQuantized, dynamic_map};
 pub use reference::{dequantize, quantize};
@@ -41,24 +42,55 @@ pub const CODE: [f32; 16] = [
     1.0,
 ];
 
-/// Scalars of `dequantize`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
+arguments! {
+    /// Scalars of `dequantize_double`.
+    pub struct DoubleArgs {
+        pub count: u32,
+        /// Mean of the scales.
+        pub offset: f32,
+    }
 }
 
-impl Arguments for Args {}
+arguments! {
+    /// Scalars of `dequantize`.
+    pub struct Args {
+        pub count: u32,
+    }
+}
 
 /// `packed` u8 [⌈count/2⌉]; `absmax` [⌈count/64⌉]; `out` [count].
 pub static DEQUANTIZE: Entry = Entry {
     name: "nf4.dequantize",
-    bindings: &[Binding::read_u8("packed"), Binding::read("absmax"), Binding::write("out")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::read_u8("packed"), Binding::read("absmax"), Binding::output("out")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).count.div_ceil(8)),
+    wgsl: |args| Args::of(args).count.div_ceil(8).div_ceil(256),
     cpu: cpu::dequantize,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "nf4", entries: &[&DEQUANTIZE] };
+/// `packed` u8 [⌈count/2⌉]; `codes` u8 [⌈count/64⌉] and `nested_absmax` [⌈count/64/256⌉] as in [`DoubleQuantized`];
+/// `map` [256] is [`dynamic_map`]; `out` [count].
+pub static DEQUANTIZE_DOUBLE: Entry = Entry {
+    name: "nf4.dequantize_double",
+    bindings: &[
+        Binding::read_u8("packed"),
+        Binding::read_u8("codes"),
+        Binding::read("nested_absmax"),
+        Binding::read("map"),
+        Binding::output("out"),
+    ],
+    arguments: DoubleArgs::FIELDS,
+    cuda: |args| Grid::each(DoubleArgs::of(args).count.div_ceil(8)),
+    wgsl: |args| DoubleArgs::of(args).count.div_ceil(8).div_ceil(256),
+    cpu: cpu::dequantize_double,
+};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "nf4",
+    entries: &[&DEQUANTIZE, &DEQUANTIZE_DOUBLE],
+    cuda: include_str!("nf4.cu"),
+    wgsl: include_str!("nf4.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {
@@ -152,6 +184,17 @@ mod tests {
             let args = Args { count: count as u32 };
             (DEQUANTIZE.cpu)(&mut crate::Call::new(bytemuck::bytes_of(&args), slices, &workers));
             assert_eq!(bits(&out), bits(&dequantize(&packed, &absmax, count)));
+            let double = DoubleQuantized::new(&absmax);
+            let slices = vec![
+                crate::Slice::Read(&bytes),
+                crate::Slice::Read(&double.codes),
+                crate::Slice::Read(bytemuck::cast_slice(&double.nested_absmax)),
+                crate::Slice::Read(bytemuck::cast_slice(dynamic_map())),
+                crate::Slice::Write(bytemuck::cast_slice_mut(&mut out)),
+            ];
+            let args = DoubleArgs { count: count as u32, offset: double.offset };
+            (DEQUANTIZE_DOUBLE.cpu)(&mut crate::Call::new(bytemuck::bytes_of(&args), slices, &workers));
+            assert_eq!(bits(&out), bits(&dequantize(&packed, &double.absmax(), count)));
         }
     }
 }

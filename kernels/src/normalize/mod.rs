@@ -7,37 +7,45 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 /// The smallest divisor.
 pub const LENGTH_MIN: f32 = 1e-12;
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub rows: u32,
-    pub width: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub rows: u32,
+        pub width: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x`, `y` [rows, width]; `length` [rows].
 pub static FORWARD: Entry = Entry {
     name: "normalize.forward",
     bindings: &[Binding::read("x"), Binding::write("y"), Binding::write("length")],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::forward,
 };
 
 pub static BACKWARD: Entry = Entry {
     name: "normalize.backward",
     bindings: &[Binding::read("dy"), Binding::read("y"), Binding::read("length"), Binding::write("dx")],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).rows),
+    wgsl: |args| Args::of(args).rows,
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "normalize", entries: &[&FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "normalize",
+    entries: &[&FORWARD, &BACKWARD],
+    cuda: include_str!("normalize.cu"),
+    wgsl: include_str!("normalize.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,8 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 /// How a text's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,23 +41,23 @@ impl Kind {
     }
 }
 
-/// Scalars of both entries.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub texts: u32,
-    pub hidden: u32,
-    /// A [`Kind`].
-    pub kind: u32,
+arguments! {
+    /// Scalars of both entries.
+    pub struct Args {
+        pub texts: u32,
+        pub hidden: u32,
+        /// A [`Kind`].
+        pub kind: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x` [tokens, hidden]; `cumulative_lengths` u32 [texts + 1]; `out` [texts, hidden].
 pub static FORWARD: Entry = Entry {
     name: "pool.forward",
-    bindings: &[Binding::read("x"), Binding::read_u32("cumulative_lengths"), Binding::write("out")],
-    argument_bytes: size_of::<Args>(),
+    bindings: &[Binding::input("x"), Binding::read_u32("cumulative_lengths"), Binding::write("out")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::new(Args::of(args).texts, 256),
+    wgsl: |args| Args::of(args).texts,
     cpu: cpu::forward,
 };
 
@@ -65,15 +66,22 @@ pub static BACKWARD: Entry = Entry {
     name: "pool.backward",
     bindings: &[
         Binding::read("dout"),
-        Binding::read("x"),
+        Binding::input("x"),
         Binding::read_u32("cumulative_lengths"),
-        Binding::write("dx"),
+        Binding::output("dx"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::new(Args::of(args).texts, 256),
+    wgsl: |args| Args::of(args).texts,
     cpu: cpu::backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "pool", entries: &[&FORWARD, &BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "pool",
+    entries: &[&FORWARD, &BACKWARD],
+    cuda: include_str!("pool.cu"),
+    wgsl: include_str!("pool.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

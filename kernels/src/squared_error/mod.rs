@@ -7,16 +7,15 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
-/// Scalars of `forward_backward`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
+arguments! {
+    /// Scalars of `forward_backward`.
+    pub struct Args {
+        pub count: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x`, `label`, `gradient` [count]; `loss` [1].
 pub static FORWARD_BACKWARD: Entry = Entry {
@@ -27,11 +26,18 @@ pub static FORWARD_BACKWARD: Entry = Entry {
         Binding::write("loss"),
         Binding::write("gradient"),
     ],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |_| Grid::new(1, 1024),
+    wgsl: |_| 1,
     cpu: cpu::forward_backward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "squared_error", entries: &[&FORWARD_BACKWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "squared_error",
+    entries: &[&FORWARD_BACKWARD],
+    cuda: include_str!("squared_error.cu"),
+    wgsl: include_str!("squared_error.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

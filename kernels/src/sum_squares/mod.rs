@@ -5,29 +5,35 @@
 mod cpu;
 pub mod reference;
 
-use crate::{Arguments, Binding, Entry, Kernel};
+use crate::kernel::Grid;
+use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 /// Elements whose squares are added first: the order of additions depends on this alone.
 pub const PIECE: usize = 4096;
 
-/// Scalars of `forward`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Args {
-    pub count: u32,
+arguments! {
+    /// Scalars of `forward`.
+    pub struct Args {
+        pub count: u32,
+    }
 }
-
-impl Arguments for Args {}
 
 /// `x` [count], `out` [1].
 pub static FORWARD: Entry = Entry {
     name: "sum_squares.forward",
     bindings: &[Binding::read("x"), Binding::write("out")],
-    argument_bytes: size_of::<Args>(),
+    arguments: Args::FIELDS,
+    cuda: |_| Grid::new(1, 1024),
+    wgsl: |_| 1,
     cpu: cpu::forward,
 };
 
-pub static KERNEL: Kernel = Kernel { name: "sum_squares", entries: &[&FORWARD] };
+pub static KERNEL: Kernel = Kernel {
+    name: "sum_squares",
+    entries: &[&FORWARD],
+    cuda: include_str!("sum_squares.cu"),
+    wgsl: include_str!("sum_squares.wgsl"),
+};
 
 #[cfg(test)]
 mod tests {

@@ -18,8 +18,9 @@ use crate::device::Device;
 use crate::encoder::Encoder;
 use crate::{ModelConfig, Result};
 
-/// Factors start at multiples of this many elements: 64 bytes, a cache line and a vector register.
-const ALIGNMENT: usize = 16;
+/// Factors start at multiples of this many elements: 256 bytes, what a wgpu adapter may ask of the offset of a
+/// binding, and whole cache lines everywhere else.
+const ALIGNMENT: usize = 64;
 
 /// An adapter on a device.
 pub struct Adapter {
@@ -255,6 +256,6 @@ mod tests {
             "intermediate_size":10,"vocab_size":30}"#;
         let model = ModelConfig::parse(text).unwrap();
         let (modules, count) = layout(&model, 3, &[(0, Role::Query), (0, Role::Output)]);
-        assert_eq!((modules[0].a, modules[0].b, modules[1].a, modules[1].b, count), (0, 32, 64, 96, 128));
+        assert_eq!((modules[0].a, modules[0].b, modules[1].a, modules[1].b, count), (0, 64, 128, 192, 256));
     }
 }

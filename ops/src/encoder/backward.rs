@@ -134,7 +134,7 @@ impl Backward<'_> {
     }
 
     fn normalize(&self, dy: &Tensor, y: &Tensor, length: &Tensor) -> Result<Tensor> {
-        let dx = self.device().activation(dy.rows, dy.width)?;
+        let dx = self.device().wide(dy.rows, dy.width)?;
         let args = normalize::Args { rows: dy.rows as u32, width: dy.width as u32 };
         let bindings = [dy.bound(), y.bound(), length.bound(), dx.bound()];
         self.device().launch(&normalize::BACKWARD, &args, &bindings)?;
@@ -187,7 +187,7 @@ impl Backward<'_> {
         let b_gradient = from_element(self.parameters, module.b);
         let args = lora_args(rows, rank, wide, scale);
         device.launch(&lora::OUTER, &args, &[hidden.bound(), dy.bound(), b_gradient])?;
-        let dh = device.activation(rows, rank)?;
+        let dh = device.wide(rows, rank)?;
         let factor = from_element(&adapter.parameters, module.b);
         device.launch(&lora::DOT, &lora_args(rows, rank, wide, 1.0), &[dy.bound(), factor, dh.bound()])?;
         let args = lora_args(rows, rank, (module.inputs, module.inputs, 0), scale);
@@ -199,8 +199,7 @@ impl Backward<'_> {
         match self.pass().dropout_args(dx, adapter.config.dropout, module.site()) {
             None => device.launch(&lora::EXPAND, &args, &[dh.bound(), factor, dx.bound()]),
             Some(dropout) => {
-                let part = device.activation(dx.rows, dx.width)?;
-                device.fill(part.bound(), part.count(), 0.0)?;
+                let part = device.zero_activation(dx.rows, dx.width)?;
                 device.launch(&lora::EXPAND, &args, &[dh.bound(), factor, part.bound()])?;
                 let bindings = [part.bound(), self.batch.rows.all(), dx.bound()];
                 device.launch(&dropout::APPLY_ADD, &dropout, &bindings)

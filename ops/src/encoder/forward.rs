@@ -20,6 +20,7 @@ const EMBEDDINGS_SITE: u32 = u32::MAX;
 pub(crate) struct DeviceBatch {
     pub(super) tokens: usize,
     pub(super) texts: usize,
+    longest: usize,
     token_ids: Buffer,
     position_ids: Buffer,
     type_ids: Buffer,
@@ -33,6 +34,7 @@ impl DeviceBatch {
         Ok(DeviceBatch {
             tokens: batch.tokens(),
             texts: batch.texts(),
+            longest: batch.longest(),
             token_ids: upload(&batch.token_ids)?,
             position_ids: upload(&batch.position_ids)?,
             type_ids: upload(&batch.type_ids)?,
@@ -130,7 +132,7 @@ impl Pass<'_> {
     fn norm(&mut self, at: NormAt, x: Tensor) -> Result<Value> {
         let norm = self.encoder.norm(at);
         let y = self.device().activation(x.rows, x.width)?;
-        let (mean, deviation) = (self.device().activation(x.rows, 1)?, self.device().activation(x.rows, 1)?);
+        let (mean, deviation) = (self.device().wide(x.rows, 1)?, self.device().wide(x.rows, 1)?);
         let args = self.norm_args(&x);
         let bindings =
             [x.bound(), norm.gamma.all(), norm.beta.all(), y.bound(), mean.bound(), deviation.bound()];
@@ -148,8 +150,8 @@ impl Pass<'_> {
         let norm = self.encoder.norm(at);
         let (sum, inputs) = (x.tensor, [x.node, residual.node]);
         let y = self.device().activation(sum.rows, sum.width)?;
-        let mean = self.device().activation(sum.rows, 1)?;
-        let reciprocal_deviation = self.device().activation(sum.rows, 1)?;
+        let mean = self.device().wide(sum.rows, 1)?;
+        let reciprocal_deviation = self.device().wide(sum.rows, 1)?;
         let args = self.norm_args(&sum);
         let bindings = [
             sum.bound(),
@@ -191,7 +193,7 @@ impl Pass<'_> {
     fn add_adapter(&self, module: &Module, column: usize, x: &Tensor, output: &Tensor) -> Result<Tensor> {
         let adapter = self.encoder.adapter.as_ref().expect("modules come from the adapter");
         let rank = adapter.config.rank;
-        let hidden = self.device().activation(x.rows, rank)?;
+        let hidden = self.device().wide(x.rows, rank)?;
         let dropped = self.adapter_input(module, x)?;
         let down = lora_args(x.rows, rank, (module.inputs, module.inputs, 0), 1.0);
         let factor = from_element(&adapter.parameters, module.a);
@@ -277,6 +279,7 @@ impl Pass<'_> {
         attention::Args {
             tokens: batch.tokens as u32,
             texts: batch.texts as u32,
+            longest: batch.longest as u32,
             heads: config.heads as u32,
             kv_heads: config.heads as u32,
             head_dim: head_dim as u32,
@@ -297,7 +300,7 @@ impl Pass<'_> {
     fn attention(&mut self, layer: usize, qkv: Value) -> Result<Value> {
         let (tokens, config) = (self.batch.tokens, &self.encoder.config);
         let out = self.device().activation(tokens, config.hidden)?;
-        let log_sum_exp = self.device().activation(tokens, config.heads)?;
+        let log_sum_exp = self.device().wide(tokens, config.heads)?;
         let bindings = [
             qkv.tensor.bound(),
             self.batch.cumulative_lengths.all(),
@@ -320,7 +323,7 @@ impl Pass<'_> {
     }
 
     fn pool(&mut self, x: Value) -> Result<Value> {
-        let out = self.device().activation(self.batch.texts, self.encoder.config.hidden)?;
+        let out = self.device().wide(self.batch.texts, self.encoder.config.hidden)?;
         let bindings = [x.tensor.bound(), self.batch.cumulative_lengths.all(), out.bound()];
         self.device().launch(&pool::FORWARD, &self.pool_args(), &bindings)?;
         let (node, x) = (x.node, x.tensor);
@@ -329,7 +332,7 @@ impl Pass<'_> {
 
     fn normalize(&mut self, x: Value) -> Result<Value> {
         let (rows, width) = (x.tensor.rows, x.tensor.width);
-        let (y, length) = (self.device().activation(rows, width)?, self.device().activation(rows, 1)?);
+        let (y, length) = (self.device().wide(rows, width)?, self.device().wide(rows, 1)?);
         let args = normalize::Args { rows: rows as u32, width: width as u32 };
         let bindings = [x.tensor.bound(), y.bound(), length.bound()];
         self.device().launch(&normalize::FORWARD, &args, &bindings)?;

@@ -97,14 +97,22 @@ impl Builder<'_> {
     }
 
     fn embeddings(&self) -> Result<Embeddings> {
-        let [word, position, token_type] = tables(&self.config)
-            .map(|(name, rows)| self.values(&table_name(name), &[rows, self.config.hidden]));
+        let [word, position, token_type] =
+            tables(&self.config).map(|(name, rows)| self.table(&table_name(name), rows));
         Ok(Embeddings {
             word: word?,
             position: position?,
             token_type: token_type?,
             norm: self.norm("embeddings")?,
         })
+    }
+
+    fn table(&self, name: &str, rows: usize) -> Result<Buffer> {
+        let hidden = self.config.hidden;
+        match &self.weights {
+            None => self.device.blank_table(rows, hidden),
+            Some(weights) => self.device.upload_table(&weights.f32(name, &[rows, hidden])?),
+        }
     }
 
     fn norm(&self, path: &str) -> Result<Norm> {

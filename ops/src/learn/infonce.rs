@@ -88,16 +88,16 @@ pub(super) fn evaluate(input: &Input<'_>, config: &LossConfig) -> Result<LossVal
 
 impl Unit {
     fn new(device: &Device, x: Tensor) -> Result<Self> {
-        let (y, length) = (device.activation(x.rows, x.width)?, device.activation(x.rows, 1)?);
+        let (y, length) = (device.wide(x.rows, x.width)?, device.wide(x.rows, 1)?);
         let args = normalize::Args { rows: x.rows as u32, width: x.width as u32 };
         device.launch(&normalize::FORWARD, &args, &[x.bound(), y.bound(), length.bound()])?;
-        let dy = device.activation(x.rows, x.width)?;
+        let dy = device.wide(x.rows, x.width)?;
         device.fill(dy.bound(), dy.count(), 0.0)?;
         Ok(Unit { y, length, dy })
     }
 
     fn backward(&self, device: &Device) -> Result<Tensor> {
-        let dx = device.activation(self.y.rows, self.y.width)?;
+        let dx = device.wide(self.y.rows, self.y.width)?;
         let args = normalize::Args { rows: dx.rows as u32, width: dx.width as u32 };
         let bindings = [self.dy.bound(), self.y.bound(), self.length.bound(), dx.bound()];
         device.launch(&normalize::BACKWARD, &args, &bindings)?;
@@ -111,7 +111,7 @@ impl Direction<'_> {
         let (device, [queries, candidates]) = (input.device, self.texts);
         let (n, m, width) = (queries.len(), candidates.len(), input.width);
         let inverse = 1.0 / settings.temperature;
-        let logits = device.activation(n, m)?;
+        let logits = device.wide(n, m)?;
         device.backend.matmul(&Matmul {
             left: Operand::rows(self.queries.y.bound(), width),
             right: Operand::transposed(self.candidates.y.bound(), width),
@@ -125,7 +125,7 @@ impl Direction<'_> {
         let mask = device.upload_u32(&mask, Category::Activations)?;
         let targets: Vec<u32> = (0..n as u32).collect();
         let targets = device.upload_u32(&targets, Category::Activations)?;
-        let losses = device.activation(n, 1)?;
+        let losses = device.wide(n, 1)?;
         let args = cross_entropy::Args { rows: n as u32, columns: m as u32, weight: self.weight };
         let bindings = [targets.all(), mask.all(), logits.bound(), losses.bound()];
         device.launch(&cross_entropy::FORWARD_BACKWARD, &args, &bindings)?;

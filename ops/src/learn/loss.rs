@@ -178,10 +178,10 @@ impl Input<'_> {
         let seconds: Vec<usize> = firsts.iter().map(|first| first + 1).collect();
         let (a, b) = (self.gather(&firsts)?, self.gather(&seconds)?);
         let args = cosine_pairs::Args { rows: a.rows as u32, width: a.width as u32 };
-        let cosine = device.activation(a.rows, 1)?;
+        let cosine = device.wide(a.rows, 1)?;
         device.launch(&cosine_pairs::FORWARD, &args, &[a.bound(), b.bound(), cosine.bound()])?;
         let (loss, dcosine) = rule(&cosine, &labels)?;
-        let (da, db) = (device.activation(a.rows, a.width)?, device.activation(a.rows, a.width)?);
+        let (da, db) = (device.wide(a.rows, a.width)?, device.wide(a.rows, a.width)?);
         let bindings = [dcosine.bound(), a.bound(), b.bound(), da.bound(), db.bound()];
         device.launch(&cosine_pairs::BACKWARD, &args, &bindings)?;
         let mut gradient = self.zero_gradient();
@@ -192,7 +192,7 @@ impl Input<'_> {
 }
 
 fn cosent(device: &Device, cosine: &Tensor, labels: &Tensor, scale: f32) -> Result<(f64, Tensor)> {
-    let (loss, gradient) = (device.activation(1, 1)?, device.activation(cosine.rows, 1)?);
+    let (loss, gradient) = (device.wide(1, 1)?, device.wide(cosine.rows, 1)?);
     let args = cosent::Args { pairs: cosine.rows as u32, scale };
     let bindings = [cosine.bound(), labels.bound(), loss.bound(), gradient.bound()];
     device.launch(&cosent::FORWARD_BACKWARD, &args, &bindings)?;
@@ -200,7 +200,7 @@ fn cosent(device: &Device, cosine: &Tensor, labels: &Tensor, scale: f32) -> Resu
 }
 
 fn mean_square(device: &Device, cosine: &Tensor, labels: &Tensor) -> Result<(f64, Tensor)> {
-    let (loss, gradient) = (device.activation(1, 1)?, device.activation(cosine.rows, 1)?);
+    let (loss, gradient) = (device.wide(1, 1)?, device.wide(cosine.rows, 1)?);
     let args = squared_error::Args { count: cosine.rows as u32 };
     let bindings = [cosine.bound(), labels.bound(), loss.bound(), gradient.bound()];
     device.launch(&squared_error::FORWARD_BACKWARD, &args, &bindings)?;

@@ -330,7 +330,7 @@ impl Trainer {
 
     fn apply_pending(&self, pending: Pending) -> Result<StepReport> {
         let (device, count) = (self.encoder.device(), self.adapter().count);
-        let squares = device.activation(1, 1)?;
+        let squares = device.wide(1, 1)?;
         let args = sum_squares::Args { count: count as u32 };
         device.launch(&sum_squares::FORWARD, &args, &[self.gradients.all(), squares.bound()])?;
         // Gradients were weighted relative to the first micro-batch; the mean is over all rows.

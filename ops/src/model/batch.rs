@@ -73,6 +73,12 @@ impl PackedBatch {
         self.token_ids.len()
     }
 
+    /// Tokens of the longest text.
+    pub fn longest(&self) -> usize {
+        let lengths = self.cumulative_lengths.windows(2).map(|pair| pair[1] - pair[0]);
+        lengths.max().unwrap_or(0) as usize
+    }
+
     pub fn texts(&self) -> usize {
         self.cumulative_lengths.len() - 1
     }

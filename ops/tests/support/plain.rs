@@ -123,6 +123,7 @@ impl<'a> Plain<'a> {
         let args = attention::Args {
             tokens: tokens as u32,
             texts: 1,
+            longest: tokens as u32,
             heads,
             kv_heads: heads,
             head_dim: HIDDEN as u32 / heads,

@@ -1,0 +1,1 @@
+// adamw: see mod.rs for the formula.

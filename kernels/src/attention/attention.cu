@@ -1,0 +1,1 @@
+// attention: see mod.rs for the formula.

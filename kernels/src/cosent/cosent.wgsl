@@ -1,0 +1,1 @@
+// cosent: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// cosine_pairs: see mod.rs for the formula.

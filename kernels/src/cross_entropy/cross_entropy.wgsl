@@ -1,0 +1,1 @@
+// cross_entropy: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// dropout: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// elementwise: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// embed: see mod.rs for the formula.

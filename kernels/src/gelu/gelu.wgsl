@@ -1,0 +1,1 @@
+// gelu: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// lora: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// nf4: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// normalize: see mod.rs for the formula.

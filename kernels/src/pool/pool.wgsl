@@ -1,0 +1,1 @@
+// pool: see mod.rs for the formula.

@@ -1,0 +1,1 @@
+// What every CUDA source of Motley can use.

@@ -1,0 +1,1 @@
+// squared_error: see mod.rs for the formula.

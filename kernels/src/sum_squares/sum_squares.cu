@@ -1,0 +1,1 @@
+// sum_squares: see mod.rs for the formula.
