@@ -1,1 +1,172 @@
-// What every CUDA source of Motley can use.
+// What every CUDA source of Motley can use. No header of the toolkit is needed, so that NVRTC alone compiles it.
+//
+// Set by whoever compiles: ACTIVATION_BITS, 32 (f32) or 16 (bf16). MOTLEY_EMULATED, where the emulation on the
+// processor stands before this file and brings the functions marked so below.
+//
+//   activation            what the device keeps activations in
+//   load(p), store(p, x)  one activation from and to f32
+//   warp_sum, warp_max    over the 32 lanes, the same result in each
+//   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
+//   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
+//   load_matrix_x4(_transposed), copy_async, commit, wait_for
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+struct bf16 {
+    u16 bits;
+};
+
+#ifndef MOTLEY_EMULATED
+
+#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__ u16 to_bf16(float x) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+// Two values in one register, the first in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+// d += a·b: a 16×16 and b 16×8 in bf16, d 16×8 in f32. With g = lane/4 and t = lane%4, a lane holds
+//   a[0]: (g, 2t..2t+1)  a[1]: (g+8, 2t..)  a[2]: (g, 2t+8..)  a[3]: (g+8, 2t+8..)      rows, columns
+//   b[0]: (2t..2t+1, g)  b[1]: (2t+8.., g)                                               rows (depth), column
+//   d[0], d[1]: (g, 2t..2t+1)   d[2], d[3]: (g+8, 2t..2t+1)
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// 16 bytes from global to shared memory, in the background; zeros if not `present`.
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool present) {
+    u32 target = (u32)__cvta_generic_to_shared(shared);
+    int bytes = present ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes));
+}
+
+// Closes a group of copies.
+__device__ __forceinline__ void commit() {
+    asm volatile("cp.async.commit_group;");
+}
+
+// Waits until at most `Pending` groups are under way.
+template <int Pending>
+__device__ __forceinline__ void wait_for() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending));
+}
+#endif
+
+// Four 8×8 matrices of 16-bit elements; lane l names the start of row l%8 of matrix l/8 (16 bytes). Of each matrix a
+// lane gets (row lane/4, columns 2·(lane%4)..), or of its transpose.
+__device__ __forceinline__ void load_matrix_x4(u32 (&r)[4], const void* row) {
+    u32 address = (u32)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
+}
+
+__device__ __forceinline__ void load_matrix_x4_transposed(u32 (&r)[4], const void* row) {
+    u32 address = (u32)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
+}
+
+#endif  // MOTLEY_EMULATED; it brings to_bf16, pack_bf16, mma, load_matrix_x4(_transposed), copy_async, commit, wait_for
+
+__device__ __forceinline__ float from_bf16(u16 bits) {
+    return __uint_as_float((u32)bits << 16);
+}
+
+#if ACTIVATION_BITS == 32
+typedef float activation;
+__device__ __forceinline__ float load(const float* p) {
+    return *p;
+}
+__device__ __forceinline__ void store(float* p, float x) {
+    *p = x;
+}
+#else
+typedef bf16 activation;
+__device__ __forceinline__ float load(const bf16* p) {
+    return from_bf16(p->bits);
+}
+__device__ __forceinline__ void store(bf16* p, float x) {
+    p->bits = to_bf16(x);
+}
+#endif
+
+#define ALL_LANES 0xffffffffu
+
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int distance = 16; distance > 0; distance /= 2) {
+        x += __shfl_xor_sync(ALL_LANES, x, distance);
+    }
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+    for (int distance = 16; distance > 0; distance /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, distance));
+    }
+    return x;
+}
+
+// Every thread of the block calls it; a block has at most 32 whole warps.
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        scratch[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    float total = 0.0f;
+    for (u32 warp = 0; warp < blockDim.x / 32; warp++) {
+        total += scratch[warp];
+    }
+    return total;
+}
+
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        scratch[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    float largest = scratch[0];
+    for (u32 warp = 1; warp < blockDim.x / 32; warp++) {
+        largest = fmaxf(largest, scratch[warp]);
+    }
+    return largest;
+}
+
+// Philox4x32-10 (Salmon et al. 2011).
+__device__ __forceinline__ void philox(u32 (&counter)[4], u32 key0, u32 key1) {
+    for (int round = 0; round < 10; round++) {
+        u64 first = (u64)0xd2511f53u * counter[0];
+        u64 second = (u64)0xcd9e8d57u * counter[2];
+        u32 b = counter[1], d = counter[3];
+        counter[0] = (u32)(second >> 32) ^ b ^ key0;
+        counter[1] = (u32)second;
+        counter[2] = (u32)(first >> 32) ^ d ^ key1;
+        counter[3] = (u32)first;
+        key0 += 0x9e3779b9u;
+        key1 += 0xbb67ae85u;
+    }
+}
+
+// Words below this are dropped; p is a multiple of 2⁻²⁴ below 1 in effect, so the product is exact.
+__device__ __forceinline__ u32 dropout_threshold(float probability) {
+    return (u32)((double)probability * 4294967296.0);
+}

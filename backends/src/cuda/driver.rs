@@ -1,0 +1,41 @@
+//! What the CUDA backend asks of a device: memory, copies and launches on one in-order stream. Two things answer: the
+//! NVIDIA driver (`device.rs`), and the emulation on the processor that tests use (`emulated.rs`).
+
+use motley_kernels::Grid;
+
+use crate::Result;
+
+/// A function of a compiled source: the source's name (a kernel's, or one of this backend's own) and its symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Symbol {
+    pub source: &'static str,
+    pub name: &'static str,
+}
+
+/// One launch: the addresses of the buffers in order, then the argument struct by value.
+pub(super) struct Enqueue<'a> {
+    pub symbol: Symbol,
+    pub grid: Grid,
+    pub addresses: &'a [u64],
+    pub arguments: &'a [u8],
+}
+
+pub(super) trait Driver: Send + Sync {
+    /// Uninitialised memory, aligned to 256 bytes.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Gives memory back once the stream has passed this point.
+    fn free(&self, address: u64);
+
+    fn fill_zero(&self, address: u64, bytes: usize) -> Result<()>;
+
+    /// Returns when `source` may be changed.
+    fn upload(&self, source: &[u8], target: u64) -> Result<()>;
+
+    /// Waits for all that was asked before.
+    fn download(&self, source: u64, target: &mut [u8]) -> Result<()>;
+
+    fn launch(&self, enqueue: &Enqueue<'_>) -> Result<()>;
+
+    fn synchronize(&self) -> Result<()>;
+}
