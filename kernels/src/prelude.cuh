@@ -137,6 +137,8 @@ __device__ __forceinline__ bool rows_of_eights(const void* p, u32 stride) {
 }
 
 #define ALL_LANES 0xffffffffu
+// Of f32; without a header.
+#define MINUS_INFINITY __int_as_float(0xff800000)
 
 __device__ __forceinline__ float warp_sum(float x) {
     for (int distance = 16; distance > 0; distance /= 2) {

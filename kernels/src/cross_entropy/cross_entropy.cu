@@ -12,7 +12,7 @@ extern "C" __global__ void cross_entropy_forward_backward(const u32* target, con
     u32 row = blockIdx.x;
     logits += (u64)row * args.columns;
     masked += (u64)row * args.columns;
-    float most = -INFINITY;
+    float most = MINUS_INFINITY;
     for (u32 j = threadIdx.x; j < args.columns; j += blockDim.x) {
         most = masked[j] == 0 ? fmaxf(most, logits[j]) : most;
     }
