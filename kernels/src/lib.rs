@@ -26,7 +26,9 @@ pub mod squared_error;
 pub mod sum_squares;
 pub mod workers;
 
-pub use kernel::{Access, Arguments, Binding, Call, Dtype, Entry, Field, Grid, Kernel, Slice};
+pub use kernel::{
+    Access, Arguments, Binding, Call, Dtype, Entry, Field, Grid, Kernel, Slice, TensorFunction,
+};
 pub use real::Real;
 pub use workers::Workers;
 

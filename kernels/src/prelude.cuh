@@ -4,7 +4,7 @@
 // processor stands before this file and brings the functions marked so below.
 //
 //   activation            what the device keeps activations in
-//   load(p), store(p, x)  one activation from and to f32
+//   load(p), store(p, x)  one activation from and to f32; load8, store8: eight
 //   warp_sum, warp_max    over the 32 lanes, the same result in each
 //   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
 //   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
@@ -106,7 +106,39 @@ __device__ __forceinline__ void store(bf16* p, float x) {
 }
 #endif
 
+// Eight activations in a row, the first at a multiple of 16 bytes.
+__device__ __forceinline__ void load8(const activation* p, float (&x)[8]) {
+#if ACTIVATION_BITS == 32
+    float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+#else
+    uint4 bits = *(const uint4*)p;
+    u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = from_bf16((u16)words[i]);
+        x[2 * i + 1] = from_bf16((u16)(words[i] >> 16));
+    }
+#endif
+}
+
+__device__ __forceinline__ void store8(activation* p, const float (&x)[8]) {
+#if ACTIVATION_BITS == 32
+    ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+#else
+    *(uint4*)p = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+#endif
+}
+
+// Whether rows of `stride` activations from `p` on all start where `load8` can.
+__device__ __forceinline__ bool rows_of_eights(const void* p, u32 stride) {
+    return stride % 8 == 0 && (u64)p % 16 == 0;
+}
+
 #define ALL_LANES 0xffffffffu
+// Of f32; without a header.
+#define MINUS_INFINITY __int_as_float(0xff800000)
 
 __device__ __forceinline__ float warp_sum(float x) {
     for (int distance = 16; distance > 0; distance /= 2) {

@@ -32,7 +32,7 @@ pub static DOT: Entry = Entry {
     name: "lora.dot",
     bindings: &[Binding::input("x"), Binding::read("m"), Binding::write("h")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::warps(Args::of(args).rows),
+    cuda: |args| Grid::warps(Args::of(args).rows.div_ceil(4)),
     wgsl: |args| Args::of(args).rows,
     cpu: cpu::dot,
 };
@@ -42,7 +42,7 @@ pub static EXPAND: Entry = Entry {
     name: "lora.expand",
     bindings: &[Binding::read("h"), Binding::read("m"), Binding::changed("y")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::warps(Args::of(args).rows),
+    cuda: |args| Grid::each(Args::of(args).rows.div_ceil(8) * Args::of(args).width.div_ceil(4)),
     wgsl: |args| Args::of(args).rows,
     cpu: cpu::expand,
 };
