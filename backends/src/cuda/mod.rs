@@ -12,6 +12,7 @@ mod compile;
 mod device;
 mod discover;
 mod driver;
+mod emulated;
 mod library;
 mod product;
 mod shipped;
@@ -24,6 +25,8 @@ use motley_kernels::{Access, Workers};
 
 pub(crate) use self::discover::discover;
 use self::driver::{Driver, Enqueue, Symbol};
+#[doc(hidden)]
+pub use self::emulated::open_emulated;
 use self::product::{Factor, Product};
 use self::storage::{Memory, Storage, addresses};
 use self::weight::{CudaWeight, scale_map};

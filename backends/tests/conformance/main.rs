@@ -17,6 +17,7 @@ mod attention;
 mod bounded;
 mod device;
 mod elements;
+mod emulation;
 mod losses;
 mod mistakes;
 mod products;
@@ -26,7 +27,7 @@ mod rows;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open};
+use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open, open_emulated};
 
 use device::Device;
 
@@ -120,4 +121,25 @@ fn cuda_conforms() {
             check(&format!("cuda {}", precision.name()), &*backend, false);
         }
     }
+}
+
+fn check_emulated(precision: Precision) {
+    match emulation::library(precision) {
+        Ok(library) => {
+            let backend = open_emulated(&library, precision).expect("it was just built");
+            check(&format!("cuda emulated {}", precision.name()), &*backend, true);
+        }
+        Err(emulation::Absence::NoCompiler) => say("skipped: emulated CUDA needs g++ on x86-64\n"),
+        Err(emulation::Absence::Broken(problem)) => panic!("{problem}"),
+    }
+}
+
+#[test]
+fn emulated_cuda_conforms_in_f32() {
+    check_emulated(Precision::F32);
+}
+
+#[test]
+fn emulated_cuda_conforms_in_bf16() {
+    check_emulated(Precision::Bf16);
 }

@@ -1,7 +1,8 @@
 //! Cases of products: with prepared weights, and of two buffers.
 //!
 //! A sum of k products errs by (k + 2)·u·Σ|terms| in f32, whatever the order. Where activations have 16 bits, so does
-//! the weight that enters the product; the sum is taken and finished in f32 and rounded once, when it is stored.
+//! the weight that enters the product, and its bias; the sum is taken and finished in f32 and rounded once, when it is
+//! stored.
 
 use motley_backends::{
     Direction, Epilogue, Linear, Matmul, Operand, SourceDtype, Weight, WeightFormat, WeightPart, WeightSource,
@@ -132,7 +133,7 @@ fn linear(device: &mut Device<'_>, [rows, out, width]: [usize; 3], format: Weigh
     let (y, dy) = (device.rounded(random.numbers(rows * out)), device.rounded(random.numbers(rows * out)));
     let weight = prepare(device, &values, [out, width], Some(&bias), format);
     let stored = device.backend.read_weight(&weight).expect("its own weight");
-    let w = device.rounded(stored);
+    let (w, bias) = (device.rounded(stored), device.rounded(bias));
     let nothing = vec![f32::NAN; rows * out.max(width)];
     let entry = name(format, Direction::Forward);
     device.seen.entry(entry).or_default().cases += 1;
