@@ -67,10 +67,12 @@ pub struct Grid {
     pub tensor: Option<TensorFunction>,
 }
 
-/// A function beside that of the entry, with the same buffers, arguments, blocks and threads.
+/// A function beside that of the entry, with the same buffers and arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorFunction {
     pub name: &'static str,
+    pub blocks: u32,
+    pub threads: u32,
     pub shared_bytes: u32,
 }
 

@@ -8,7 +8,7 @@
 //   warp_sum, warp_max    over the 32 lanes, the same result in each
 //   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
 //   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
-//   load_matrix_x4(_transposed), copy_async, commit, wait_for
+//   load_matrix_x4(_transposed), copy_async, commit, wait_for; fragment_*, mma_two
 #pragma once
 
 typedef unsigned char u8;
@@ -135,6 +135,46 @@ __device__ __forceinline__ void store8(activation* p, const float (&x)[8]) {
 __device__ __forceinline__ bool rows_of_eights(const void* p, u32 stride) {
     return stride % 8 == 0 && (u64)p % 16 == 0;
 }
+
+#if ACTIVATION_BITS == 16
+// Fragments from a tile in shared memory with rows of Pitch elements. A pitch of 8 more than a multiple of 64 puts the
+// eight rows that one load reads at once into different banks.
+
+// `a`: 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_left(u32 (&a)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4(a, tile + (row + lane % 16) * Pitch + column + lane / 16 * 8);
+}
+
+// `a` of the transpose of 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_left_transposed(u32 (&a)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4_transposed(a, tile + (row + lane / 16 * 8 + lane % 8) * Pitch + column + lane / 8 % 2 * 8);
+}
+
+// Two `b` side by side: depth is 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_right(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4_transposed(b, tile + (row + lane % 16) * Pitch + column + lane / 16 * 8);
+}
+
+// Two `b` of the transpose: 16 rows from `row` on are its columns, its depth is 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_right_transposed(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4(b, tile + (row + lane / 16 * 8 + lane % 8) * Pitch + column + lane / 8 % 2 * 8);
+}
+
+// d0 += a·(first of b), d1 += a·(second of b)
+__device__ __forceinline__ void mma_two(float (&d0)[4], float (&d1)[4], const u32 (&a)[4], const u32 (&b)[4]) {
+    u32 b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+    mma(d0, a, b0);
+    mma(d1, a, b1);
+}
+#endif
 
 #define ALL_LANES 0xffffffffu
 // Of f32; without a header.

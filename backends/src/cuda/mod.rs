@@ -21,7 +21,7 @@ mod weight;
 
 use std::sync::Arc;
 
-use motley_kernels::{Access, Workers};
+use motley_kernels::{Access, Grid, TensorFunction, Workers};
 
 pub(crate) use self::discover::discover;
 use self::driver::{Driver, Enqueue, Symbol};
@@ -201,8 +201,9 @@ impl Backend for Cuda {
         let name = match grid.tensor.filter(|_| self.precision() == Precision::Bf16) {
             None => &own,
             Some(tensor) => {
-                grid.shared_bytes = tensor.shared_bytes;
-                tensor.name
+                let TensorFunction { name, blocks, threads, shared_bytes } = tensor;
+                grid = Grid { blocks, threads, shared_bytes, tensor: None };
+                name
             }
         };
         let arguments = launch.arguments;

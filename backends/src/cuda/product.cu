@@ -202,24 +202,20 @@ __device__ __forceinline__ void product_tensor(const bf16* left, const bf16* rig
             u32 fragment[2][4];
 #pragma unroll
             for (u32 i = 0; i < 2; i++) {
-                load_matrix_x4(fragment[i], a + (warp_row + 16 * i + lane % 16) * DEPTH_PITCH + depth + lane / 16 * 8);
+                fragment_left<DEPTH_PITCH>(fragment[i], a, warp_row + 16 * i, depth);
             }
 #pragma unroll
             for (u32 j = 0; j < 8; j += 2) {
                 u32 other[4];
                 u32 first = warp_column + 8 * j;
                 if (RightRowsOfDepth) {
-                    u32 r = first + lane / 16 * 8 + lane % 8;
-                    load_matrix_x4(other, b + r * DEPTH_PITCH + depth + lane / 8 % 2 * 8);
+                    fragment_right_transposed<DEPTH_PITCH>(other, b, first, depth);
                 } else {
-                    u32 r = depth + lane % 16;
-                    load_matrix_x4_transposed(other, b + r * COLUMN_PITCH + first + lane / 16 * 8);
+                    fragment_right<COLUMN_PITCH>(other, b, depth, first);
                 }
-                u32 b0[2] = {other[0], other[1]}, b1[2] = {other[2], other[3]};
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
-                    mma(sum[i][j], fragment[i], b0);
-                    mma(sum[i][j + 1], fragment[i], b1);
+                    mma_two(sum[i][j], sum[i][j + 1], fragment[i], other);
                 }
             }
         }

@@ -358,33 +358,6 @@ __device__ __forceinline__ void fetch(bf16* tile, const bf16* source, u32 stride
     }
 }
 
-// The fragment `a` of 16 rows from `row` on, 16 columns from `column` on.
-template <u32 Dim>
-__device__ __forceinline__ void left(u32 (&a)[4], const bf16* tile, u32 row, u32 column) {
-    u32 lane = threadIdx.x % 32;
-    load_matrix_x4(a, tile + (row + lane % 16) * Tile<Dim>::PITCH + column + lane / 16 * 8);
-}
-
-// Fragments `b` of the transpose: rows `row`.. are its columns, 16 of them in two fragments; its depth is `column`...
-template <u32 Dim>
-__device__ __forceinline__ void right_transposed(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
-    u32 lane = threadIdx.x % 32;
-    load_matrix_x4(b, tile + (row + lane / 16 * 8 + lane % 8) * Tile<Dim>::PITCH + column + lane / 8 % 2 * 8);
-}
-
-// Fragments `b` of the matrix itself: depth is 16 rows from `row` on, 16 columns from `column` on in two fragments.
-template <u32 Dim>
-__device__ __forceinline__ void right(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
-    u32 lane = threadIdx.x % 32;
-    load_matrix_x4_transposed(b, tile + (row + lane % 16) * Tile<Dim>::PITCH + column + lane / 16 * 8);
-}
-
-__device__ __forceinline__ void mma_two(float (&d0)[4], float (&d1)[4], const u32 (&a)[4], const u32 (&b)[4]) {
-    u32 b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
-    mma(d0, a, b0);
-    mma(d1, a, b1);
-}
-
 // s[16 rows × 8·Groups] = rows of `a` · (rows of `b`)ᵀ
 template <u32 Dim, u32 Groups>
 __device__ __forceinline__ void product_transposed(float (&s)[Groups][4], const bf16* a, u32 a_row, const bf16* b) {
@@ -398,11 +371,11 @@ __device__ __forceinline__ void product_transposed(float (&s)[Groups][4], const 
 #pragma unroll
     for (u32 d = 0; d < Dim; d += 16) {
         u32 fragment[4];
-        left<Dim>(fragment, a, a_row, d);
+        fragment_left<Tile<Dim>::PITCH>(fragment, a, a_row, d);
 #pragma unroll
         for (u32 g = 0; g < Groups; g += 2) {
             u32 other[4];
-            right_transposed<Dim>(other, b, g * 8, d);
+            fragment_right_transposed<Tile<Dim>::PITCH>(other, b, g * 8, d);
             mma_two(s[g], s[g + 1], fragment, other);
         }
     }
@@ -418,7 +391,7 @@ __device__ __forceinline__ void add_product(float (&sum)[Dim / 8][4], const floa
 #pragma unroll
         for (u32 d = 0; d < Dim / 8; d += 2) {
             u32 other[4];
-            right<Dim>(other, b, g * 8, d * 8);
+            fragment_right<Tile<Dim>::PITCH>(other, b, g * 8, d * 8);
             mma_two(sum[d], sum[d + 1], fragment, other);
         }
     }
