@@ -27,6 +27,13 @@ __device__ __forceinline__ void load_row(const activation* x, u32 hidden, Row& r
     }
 }
 
+// The backward reads the sum as it is stored, so its statistics must be those.
+__device__ __forceinline__ float as_stored(float x) {
+    activation stored;
+    store(&stored, x);
+    return load(&stored);
+}
+
 // What is normalised, and where the parts of the result go.
 struct Output {
     const float* gamma;
@@ -134,7 +141,7 @@ extern "C" __global__ void layer_norm_residual_forward(activation* x, const acti
             if (column(g) < args.hidden) {
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    row.x[g][i] += other.x[g][i];
+                    row.x[g][i] = as_stored(row.x[g][i] + other.x[g][i]);
                 }
                 store8(x + column(g), row.x[g]);
             }
