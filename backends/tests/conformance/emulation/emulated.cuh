@@ -22,7 +22,7 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 // A source's shared memory lies in a section of its name, which the runtime fills with NaN before each block.
 #define MOTLEY_JOIN(a, b) a##b
 #define MOTLEY_NAME(a, b) MOTLEY_JOIN(a, b)
