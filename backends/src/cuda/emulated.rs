@@ -25,8 +25,7 @@ const UNWRITTEN: u8 = 0xff;
 type Launch = unsafe extern "C" fn(u32, u32, u32, *const *mut c_void, *const c_void) -> *const c_char;
 
 struct Emulated {
-    /// The library runs one launch at a time.
-    library: Mutex<Library>,
+    library: Library,
     /// Bytes by address.
     memory: Mutex<BTreeMap<u64, usize>>,
 }
@@ -39,7 +38,7 @@ struct Emulated {
 pub fn open_emulated(library: &Path, precision: Precision) -> Result<Arc<dyn Backend>> {
     // SAFETY: the library was built by the tests of this crate, and running its initialisers has no other effect.
     let library = unsafe { Library::new(library) }.map_err(|error| failure("dlopen", error.to_string()))?;
-    let driver = Emulated { library: Mutex::new(library), memory: Mutex::default() };
+    let driver = Emulated { library, memory: Mutex::default() };
     let request = DeviceRequest { backend: "cuda".to_owned(), precision, ..DeviceRequest::default() };
     let class = "cuda emulated on the processor".to_owned();
     Ok(Arc::new(Cuda::new(Box::new(driver), &request, class, None)?))
@@ -113,10 +112,9 @@ impl Driver for Emulated {
     }
 
     fn launch(&self, enqueue: &Enqueue<'_>) -> Result<()> {
-        let library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, grid) = (enqueue.symbol.name, enqueue.grid);
         // SAFETY: the generated functions of this suffix have this type.
-        let run = unsafe { library.get::<Launch>(format!("{name}__launch").as_bytes()) }
+        let run = unsafe { self.library.get::<Launch>(format!("{name}__launch").as_bytes()) }
             .map_err(|error| failure("launch", error.to_string()))?;
         let buffers: Vec<*mut c_void> =
             enqueue.addresses.iter().map(|address| *address as *mut c_void).collect();
@@ -129,7 +127,7 @@ impl Driver for Emulated {
         if told.is_null() {
             return Ok(());
         }
-        // SAFETY: a text of the library, which stays until its next launch.
+        // SAFETY: a text of the library, which stays until the next launch of this thread.
         let problem = unsafe { CStr::from_ptr(told) }.to_string_lossy();
         Err(failure("launch", format!("{name}: {problem}")))
     }

@@ -2,11 +2,13 @@
 //! source, and a generated function `<kernel>__launch` for each kernel. Layouts of arguments and types of buffers are
 //! asserted in the units against the entries. Needs g++ on x86-64; results are kept by a hash of everything.
 
+mod tests;
 mod units;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use motley_backends::Precision;
 
@@ -24,20 +26,28 @@ const FLAGS: [&str; 8] = [
     "-fvisibility=hidden",
 ];
 
-/// The library for a precision.
+/// The library of all sources for a precision.
 ///
 /// # Errors
 /// There is no compiler, or a source does not compile: the compiler's words.
 pub fn library(precision: Precision) -> Result<PathBuf, Absence> {
+    library_of("all", motley_backends::cuda_sources(), precision)
+}
+
+/// A library of the sources given, each with the prelude; `set` names them all.
+fn library_of(set: &str, sources: Vec<(&str, String)>, precision: Precision) -> Result<PathBuf, Absence> {
     if !cfg!(target_arch = "x86_64") || Command::new(COMPILER).arg("--version").output().is_err() {
         return Err(Absence::NoCompiler);
     }
     let folder =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("emulated-cuda-{}", precision.name()));
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("emulated-cuda-{set}-{}", precision.name()));
+    // Tests of one process share the folder.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     std::fs::create_dir_all(&folder).map_err(|error| Absence::Broken(error.to_string()))?;
     let bits = format!("-DACTIVATION_BITS={}", precision.bytes() * 8);
     let mut files = vec![("runtime".to_owned(), RUNTIME.to_owned())];
-    for (name, text) in motley_backends::cuda_sources() {
+    for (name, text) in sources {
         let names = preprocessed(&folder, name, &units::probe(name, &text), &bits)?;
         files.push((name.to_owned(), units::unit(name, &text, &units::kernels(&names))));
     }

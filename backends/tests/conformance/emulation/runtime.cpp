@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <mutex>
 #include <vector>
 
 struct uint3 {
@@ -242,6 +243,10 @@ void wait_for_groups(int pending) {
 
 const char* run(unsigned blocks, unsigned count, unsigned shared_bytes, unsigned char* shared,
                 unsigned char* shared_end, void (*body)(void*), void* context) {
+    // One launch at a time, whoever opened this library.
+    static std::mutex busy;
+    static thread_local char problem[sizeof failure];
+    std::lock_guard<std::mutex> alone(busy);
     static unsigned char* const dynamic = (unsigned char*)aligned_alloc(1024, DYNAMIC_BYTES_MAX);
     if (count == 0 || count > THREADS_MAX || count % 32 != 0 || shared_bytes > DYNAMIC_BYTES_MAX) {
         return "a block has 32 to 1024 threads in whole warps, and at most 228 KiB of shared memory";
@@ -259,6 +264,7 @@ const char* run(unsigned blocks, unsigned count, unsigned shared_bytes, unsigned
         memset(shared, 0xff, shared_end - shared);
         run_block(count);
     }
-    return failure[0] == 0 ? nullptr : failure;
+    memcpy(problem, failure, sizeof problem);
+    return problem[0] == 0 ? nullptr : problem;
 }
 }  // namespace emulated
