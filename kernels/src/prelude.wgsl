@@ -2,7 +2,9 @@
 //
 //   block_of              number of this workgroup: grids are folded over x and y, so there may be a few too many
 //   is_nan                by the bits, for compilers that take numbers to be finite
+//   at_least              as `max`, which of a number and NaN may be the number
 //   exact_exp, exact_log, exact_erf     to a few units of the last place, where the builtins promise far less
+//   activation            forward of `gelu`, which products apply too
 //   workgroup_sum, workgroup_max        over the first `lanes` threads, the same bits in each
 //   philox                Philox4x32-10 (Salmon et al. 2011), products of 64 bits from halves
 
@@ -12,6 +14,10 @@ fn block_of(id: vec3<u32>, groups: vec3<u32>) -> u32 {
 
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn at_least(x: f32, least: f32) -> f32 {
+    return select(x, least, x < least);
 }
 
 // 0 below −87.3; the polynomial and the reduction of kernels/src/simd.rs.
@@ -70,6 +76,30 @@ fn exact_erf(x: f32) -> f32 {
     q = q * s + 0.8337103;
     q = q * s + 1.613;
     return select(clamp(bounded * p / q, -1.0, 1.0), x, is_nan(x));
+}
+
+fn exact_tanh(x: f32) -> f32 {
+    return 1.0 - 2.0 / (exact_exp(2.0 * x) + 1.0);
+}
+
+// Kinds of `gelu`.
+const EXACT: u32 = 0u;
+const TANH: u32 = 1u;
+const RELU: u32 = 2u;
+const ROOT_HALF: f32 = 0.70710678;
+const ROOT_TWO_OVER_PI: f32 = 0.79788456;
+
+fn tanh_argument(x: f32) -> f32 {
+    return ROOT_TWO_OVER_PI * (x + 0.044715 * x * x * x);
+}
+
+fn activation(kind: u32, x: f32) -> f32 {
+    if kind == EXACT {
+        return 0.5 * x * (1.0 + exact_erf(x * ROOT_HALF));
+    } else if kind == TANH {
+        return 0.5 * x * (1.0 + exact_tanh(tanh_argument(x)));
+    }
+    return select(x, 0.0, x < 0.0);
 }
 
 var<workgroup> shared_values: array<f32, 256>;

@@ -38,8 +38,8 @@ fn cosine_pairs_forward(
         sums += vec3<f32>(a * b, a * a, b * b);
     }
     let along = workgroup_sum(sums.x, lane, LANES);
-    let length_a = max(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
-    let length_b = max(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
+    let length_a = at_least(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
+    let length_b = at_least(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
     if lane == 0u {
         forward_cosine[row] = along / length_a / length_b;
     }
@@ -63,8 +63,8 @@ fn cosine_pairs_backward(
         sums += vec3<f32>(a * b, a * a, b * b);
     }
     let along = workgroup_sum(sums.x, lane, LANES);
-    let length_a = max(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
-    let length_b = max(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
+    let length_a = at_least(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
+    let length_b = at_least(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
     let cosine = along / length_a / length_b;
     let d = backward_dcosine[row];
     for (var i = lane; i < backward_args.width; i += LANES) {

@@ -14,20 +14,6 @@ struct Args {
 @group(0) @binding(2) var<storage, read_write> backward_dx: array<f32>;
 @group(0) @binding(3) var<uniform> backward_args: Args;
 
-const EXACT: u32 = 0u;
-const TANH: u32 = 1u;
-const RELU: u32 = 2u;
-const ROOT_HALF: f32 = 0.70710678;
-const ROOT_TWO_OVER_PI: f32 = 0.79788456;
-
-fn exact_tanh(x: f32) -> f32 {
-    return 1.0 - 2.0 / (exact_exp(2.0 * x) + 1.0);
-}
-
-fn tanh_argument(x: f32) -> f32 {
-    return ROOT_TWO_OVER_PI * (x + 0.044715 * x * x * x);
-}
-
 @compute @workgroup_size(256)
 fn gelu_forward(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -38,14 +24,7 @@ fn gelu_forward(
     if i >= forward_args.count {
         return;
     }
-    let x = forward_x[i];
-    var y = select(x, 0.0, x < 0.0);
-    if forward_args.kind == EXACT {
-        y = 0.5 * x * (1.0 + exact_erf(x * ROOT_HALF));
-    } else if forward_args.kind == TANH {
-        y = 0.5 * x * (1.0 + exact_tanh(tanh_argument(x)));
-    }
-    forward_y[i] = y;
+    forward_y[i] = activation(forward_args.kind, forward_x[i]);
 }
 
 @compute @workgroup_size(256)

@@ -35,7 +35,7 @@ fn normalize_forward(
         let x = forward_x[start + i];
         squares += x * x;
     }
-    let length = max(sqrt(workgroup_sum(squares, lane, LANES)), LENGTH_MIN);
+    let length = at_least(sqrt(workgroup_sum(squares, lane, LANES)), LENGTH_MIN);
     for (var i = lane; i < forward_args.width; i += LANES) {
         forward_y[start + i] = forward_x[start + i] / length;
     }
