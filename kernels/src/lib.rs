@@ -35,6 +35,9 @@ pub use workers::Workers;
 /// What stands before the CUDA source of every kernel.
 pub const CUDA_PRELUDE: &str = include_str!("prelude.cuh");
 
+/// What stands before the WGSL source of every kernel.
+pub const WGSL_PRELUDE: &str = include_str!("prelude.wgsl");
+
 /// Every kernel, sorted by name.
 pub const ALL: &[&Kernel] = &[
     &adamw::KERNEL,

@@ -88,6 +88,11 @@ fn with_tensor_function(
     Grid { tensor, ..grid }
 }
 
+/// In WGSL: tiles of queries for dq, then tiles of keys for dk, then those for dv.
+fn backward_workgroups(args: Args) -> u32 {
+    tiles(args) + 2 * args.longest.div_ceil(TILE) * args.texts * args.kv_heads
+}
+
 /// Site of the draws of one head, apart from every site below 2¹⁶: heads stand in the upper half. A `site` in
 /// [`Args`] is below 2¹⁶, and so is the number of heads.
 pub fn head_site(site: u32, head: u32) -> u32 {
@@ -125,7 +130,7 @@ pub static BACKWARD: Entry = Entry {
     ],
     arguments: Args::FIELDS,
     cuda: |args| backward_grid(Args::of(args)),
-    wgsl: |args| 2 * tiles(Args::of(args)),
+    wgsl: |args| backward_workgroups(Args::of(args)),
     cpu: cpu::backward,
 };
 

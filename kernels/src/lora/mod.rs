@@ -88,7 +88,7 @@ pub static OUTER: Entry = Entry {
     bindings: &[Binding::read("h"), Binding::input("x"), Binding::update("g")],
     arguments: Args::FIELDS,
     cuda: |args| outer_grid(Args::of(args)),
-    wgsl: |args| Args::of(args).width.div_ceil(64),
+    wgsl: |args| Args::of(args).width.div_ceil(16) * Args::of(args).rank.div_ceil(8),
     cpu: cpu::outer,
 };
 
