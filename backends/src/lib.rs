@@ -18,7 +18,7 @@ mod wgpu;
 
 pub use backend::{Backend, DeviceInfo, Launch};
 pub use buffer::{Buffer, View};
-pub use discover::{DeviceDescription, Found, Missing, discover};
+pub use discover::{DeviceDescription, Found, Missing, discover, discover_backend};
 pub use error::Error;
 pub use memory::{Category, CategoryReport, MemoryReport};
 pub use open::{DeviceKind, DeviceRequest, Precision, open};

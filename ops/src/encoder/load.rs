@@ -2,6 +2,9 @@
 
 use motley_backends::{Buffer, Category, Error, SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
 
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
 use super::{Embeddings, Encoder, Layer, LoadOptions, ModelFiles, Norm};
 use crate::adapter::{Role, module_path};
 use crate::device::Device;
@@ -49,6 +52,56 @@ pub(super) fn blank(device: Device, config: &ModelConfig, options: &LoadOptions)
     Builder { device, config: config.clone(), weights: None, options }.build(pooling, None)
 }
 
+/// A model with small random weights, all stored as bf16. The file is made in memory.
+pub(super) fn random(
+    device: Device,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    seed: u64,
+) -> Result<Encoder> {
+    let mut tensors: Vec<(String, Vec<usize>)> = Vec::new();
+    let norm = |tensors: &mut Vec<(String, Vec<usize>)>, path: &str| {
+        tensors.extend(["weight", "bias"].map(|part| (norm_name(path, part), vec![config.hidden])));
+    };
+    for (name, rows) in tables(config) {
+        tensors.push((table_name(name), vec![rows, config.hidden]));
+    }
+    norm(&mut tensors, "embeddings");
+    for layer in 0..config.layers {
+        for role in Role::ALL {
+            let ([inputs, outputs], path) = (role.widths(config), module_path(layer, role));
+            tensors.push((format!("{path}.weight"), vec![outputs, inputs]));
+            tensors.push((format!("{path}.bias"), vec![outputs]));
+        }
+        norm(&mut tensors, &attention_norm(layer));
+        norm(&mut tensors, &output_norm(layer));
+    }
+    let mut state = seed | 1;
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, shape)| random_bf16(&mut state, shape.iter().product())).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
+        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes).map_err(crate::Error::WeightFile)?;
+        Ok((name.clone(), view))
+    });
+    let file = safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None);
+    let file = file.map_err(crate::Error::WeightFile)?;
+    drop(bytes);
+    let pooling = Pooling::parse(None, None, config.hidden)?;
+    let weights = Some(Weights::open(&[&file])?);
+    Builder { device, config: config.clone(), weights, options }.build(pooling, None)
+}
+
+/// Values of magnitude 2⁻⁵ to 2⁻⁴ and either sign, by xorshift (Marsaglia 2003).
+fn random_bf16(state: &mut u64, count: usize) -> Vec<u8> {
+    let value = |_| {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        ((*state >> 32) as u16 & 0x807f | 0x3d00).to_le_bytes()
+    };
+    (0..count).flat_map(value).collect()
+}
+
 /// Names of the embedding tables, with their rows.
 fn tables(config: &ModelConfig) -> [(&'static str, usize); 3] {
     [("word", config.vocabulary), ("position", config.position_rows), ("token_type", config.token_types)]
@@ -91,6 +144,7 @@ impl Builder<'_> {
             quantization: self.options.quantization,
             max_sequence_length,
             adapter: None,
+            pass_tokens: super::pass_tokens(self.device.backend.info().kind),
             config: self.config,
             device: self.device,
         })

@@ -13,7 +13,7 @@ mod load;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer, Weight};
+use motley_backends::{Backend, Buffer, DeviceKind, Weight};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
@@ -69,6 +69,7 @@ pub struct Encoder {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     adapter: Option<Adapter>,
+    pass_tokens: usize,
 }
 
 /// Tables f32 [rows, hidden].
@@ -94,9 +95,17 @@ struct Layer {
     output_norm: Norm,
 }
 
-/// Tokens of one pass of [`Encoder::embed`]: activations of a MiniLM-sized model stay within a few MiB (the caches
-/// of a CPU), and products have enough rows to run at full speed.
-pub(crate) const EMBED_TOKENS: usize = 1024;
+/// Tokens of one pass of [`Encoder::embed`].
+///
+/// On a CPU activations of a MiniLM-sized model then stay within a few MiB (its caches), and products have enough rows
+/// to run at full speed. A device is waited for once a pass, so it gets enough to make that small.
+pub fn pass_tokens(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Cpu | DeviceKind::Null => 1024,
+        DeviceKind::Wgpu => 8192,
+        DeviceKind::Cuda => 16384,
+    }
+}
 
 /// Name without prefix, [out, in], values.
 pub type MergedWeight = (String, [usize; 2], Vec<f32>);
@@ -116,6 +125,19 @@ impl Encoder {
     /// As [`Encoder::load`], but for those of the device.
     pub fn check(model: &ModelFiles<'_>) -> Result<()> {
         load::check(model)
+    }
+
+    /// A model of this architecture with small random weights, for measuring.
+    ///
+    /// # Errors
+    /// No memory, a device that failed.
+    pub fn random(
+        backend: Arc<dyn Backend>,
+        config: &ModelConfig,
+        options: &LoadOptions,
+        seed: u64,
+    ) -> Result<Self> {
+        load::random(Device { backend }, config, options, seed)
     }
 
     /// A model without values, on the backend that only counts: its memory is that of a real one.
@@ -167,6 +189,16 @@ impl Encoder {
         &self.device
     }
 
+    /// Tokens that [`Encoder::embed`] computes at once.
+    pub fn pass_tokens(&self) -> usize {
+        self.pass_tokens
+    }
+
+    /// Tokens that [`Encoder::embed`] computes at once, in place of [`pass_tokens`].
+    pub fn set_pass_tokens(&mut self, tokens: usize) {
+        self.pass_tokens = tokens.max(1);
+    }
+
     /// Embeds texts: f32 [texts, hidden], row-major, pooled, normalised if the model says so. No dropout. A text has
     /// the same bits alone and in any batch on the CPU.
     ///
@@ -188,7 +220,7 @@ impl Encoder {
     /// A text without tokens or with too many, an unknown id, a device that failed.
     pub fn embed_unchecked(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
-        for run in split_by_budget(texts.iter().map(|text| text.ids.len()), EMBED_TOKENS) {
+        for run in split_by_budget(texts.iter().map(|text| text.ids.len()), self.pass_tokens) {
             let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();
             let packed =
                 PackedBatch::new(&self.config, &chunk, &[]).map_err(|error| offset(error, run.start))?;

@@ -3,8 +3,10 @@
 mod batch;
 mod config;
 pub(crate) mod pooling;
+mod shapes;
 pub(crate) mod weights;
 
 pub use batch::{PackedBatch, RowIdentity, TokenizedText, split_by_budget};
 pub use config::ModelConfig;
 pub use pooling::{Pooling, pooling_folder};
+pub use shapes::{SHAPES, shape};
