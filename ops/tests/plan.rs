@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceRequest, open};
+use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open};
 use motley_ops::{
     Adapter, Encoder, Error, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
-    OptimizerConfig, PassShape, PlanRequest, Quantization, Schedule, ScheduleKind, StepShape, Targets,
-    TokenizedText, TrainRow, Trainer, TrainerConfig, plan_memory,
+    OptimizerConfig, PassShape, PlanRequest, PlannedDevice, Quantization, Schedule, ScheduleKind, StepShape,
+    Targets, TokenizedText, TrainRow, Trainer, TrainerConfig, plan_memory,
 };
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+
+const ON: PlannedDevice = PlannedDevice { kind: DeviceKind::Cpu, precision: Precision::F32 };
 
 const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 256, "vocab_size": 500, "max_position_embeddings": 512}"#;
@@ -137,9 +139,10 @@ fn check(training: &Training<'_>) {
         step = step.max(StepShape::of(batch.len(), &batch.concat(), *token_budget));
     }
     let request = PlanRequest {
+        device: ON,
         options: *options,
         adapter: Some(LORA),
-        embedding: PassShape::of_embedding(validation.iter().copied()),
+        embedding: PassShape::of_embedding(DeviceKind::Cpu, validation.iter().copied()),
         training: Some((step, *loss)),
     };
     let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
@@ -185,9 +188,10 @@ fn embedding_holds_what_was_planned_with_and_without_an_adapter() {
                 let texts: Vec<TokenizedText> = lengths.iter().map(|length| text(*length)).collect();
                 encoder.embed(&texts).unwrap();
                 let request = PlanRequest {
+                    device: ON,
                     options,
                     adapter: adapter.clone(),
-                    embedding: PassShape::of_embedding(lengths.iter().copied()),
+                    embedding: PassShape::of_embedding(DeviceKind::Cpu, lengths.iter().copied()),
                     training: None,
                 };
                 let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
@@ -202,6 +206,7 @@ fn a_model_of_any_size_is_planned_without_its_bytes() {
     let config = CONFIG.replace("\"vocab_size\": 500", "\"vocab_size\": 16000000");
     let config = ModelConfig::parse(&config.replace("layers\": 3", "layers\": 1000")).unwrap();
     let request = PlanRequest {
+        device: ON,
         options: LoadOptions::default(),
         adapter: None,
         embedding: PassShape { texts: 1, tokens: 8 },

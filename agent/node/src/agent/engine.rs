@@ -51,9 +51,17 @@ const END: Duration = Duration::from_secs(12);
 pub(crate) struct Home {
     pub(crate) attempts: PathBuf,
     pub(crate) facts: NodeFacts,
+    /// Of each device of the facts, the index that opens it among those of its backend.
+    pub(crate) indices: Vec<u32>,
     pub(crate) threads: u32,
     pub(crate) settings: NodeSettings,
     pub(crate) embedded: Option<Embedded>,
+}
+
+impl Home {
+    fn backend_index(&self, device: u32) -> u32 {
+        self.indices.get(device as usize).copied().unwrap_or(0)
+    }
 }
 
 pub(crate) struct Engine {
@@ -259,6 +267,7 @@ impl Engine {
 
     fn spec(&self, assignment: Assignment) -> std::io::Result<RunnerSpec> {
         Ok(RunnerSpec {
+            device_index: self.home.backend_index(assignment.device),
             assignment,
             node: self.home.facts.name.clone(),
             threads: self.home.threads,

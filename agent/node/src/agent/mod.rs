@@ -78,7 +78,8 @@ fn start_with(
         BlobCache::open(config.state.join("blobs")).map_err(|error| state(io::Error::other(error)))?;
     let embedded = config.embedded.clone().map(|root| Embedded { parent: std::process::id(), root });
     let threads = config.threads.unwrap_or(facts.cores).clamp(1, facts.cores.max(1));
-    let home = Home { attempts, facts, threads, settings: config.settings.clone(), embedded };
+    let home =
+        Home { attempts, facts, indices: vec![0], threads, settings: config.settings.clone(), embedded };
     let (stop, stopped) = watch::channel(false);
     let mut engine = Engine::new(uplink, home, cache, config.runner.clone());
     engine.take_over().map_err(state)?;

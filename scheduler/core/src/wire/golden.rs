@@ -12,7 +12,7 @@ use super::join::*;
 use crate::artifact::{ArtifactKind, ArtifactRef, FileEntry};
 use crate::authorize::Role;
 use crate::cluster::{Change, Submission};
-use crate::document::{BackendKind, DeviceCount, Memory, Priority, Resources};
+use crate::document::{BackendKind, Choice, DeviceCount, Memory, Priority, Resources};
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, ContentHash, Epoch, JobId, NodeId};
 use crate::unit::{Bytes, Moment, Span};
@@ -75,6 +75,21 @@ fn facts() -> NodeFacts {
         devices: vec![device],
         cores: 8,
         memory: Bytes(1 << 35),
+    }
+}
+
+fn details() -> DeviceDetails {
+    DeviceDetails {
+        index: 1,
+        backend_index: 0,
+        driver: "d".into(),
+        capability: "x86_64".into(),
+        precisions: vec!["f32".into()],
+        is_software: true,
+        same_card: Some(2),
+        gemm: Some(1 << 40),
+        nf4: None,
+        bandwidth: Some(1 << 33),
     }
 }
 
@@ -148,9 +163,20 @@ fn bytes_between_agent_and_scheduler_are_pinned() {
         FromAgent::Ended { attempt, epoch, outcome: failed(), output: Some(OUTPUT) },
         FromAgent::Log { attempt, epoch, offset: 1 << 33, bytes: b"line\n".to_vec() },
         FromAgent::RenewCertificate { certificate_request: vec![0x30, 0] },
+        FromAgent::ReportDevices { facts: facts(), details: vec![details()], attempts: vec![] },
     ];
     check!(
-        FromAgent { Report, Beat, Attempt, Progress, CheckpointStored, Ended, Log, RenewCertificate },
+        FromAgent {
+            Report,
+            Beat,
+            Attempt,
+            Progress,
+            CheckpointStored,
+            Ended,
+            Log,
+            RenewCertificate,
+            ReportDevices,
+        },
         Limit::Agent,
         check_from
     );
@@ -328,6 +354,8 @@ fn bytes_of_the_journal_are_pinned() {
             backend: BackendKind::ALL.to_vec(),
             memory: Memory::Exact(Bytes(4)),
             threads: Some(2),
+            fastest: false,
+            device: Vec::new(),
         }],
         memory: vec![Bytes(4)],
         files: vec![file()],
@@ -350,6 +378,8 @@ fn bytes_of_the_journal_are_pinned() {
             TokenUsed,
             TokenExpired,
             AttemptRevived,
+            ChoiceAdded,
+            DevicesReported,
         },
         Limit::Client,
         vec![
@@ -375,6 +405,8 @@ fn bytes_of_the_journal_are_pinned() {
             Change::TokenUsed { secret_hash: HASH },
             Change::TokenExpired { secret_hash: HASH },
             Change::AttemptRevived { attempt, at },
+            Change::ChoiceAdded { job, choices: vec![Choice { fastest: true, device: vec![0, 3] }] },
+            Change::DevicesReported { node: NodeId(3), details: vec![details()] },
         ]
     );
 }
@@ -400,5 +432,5 @@ fn every_small_name_keeps_its_number() {
 fn no_line_of_the_file_is_without_a_check() {
     let names: Vec<_> = GOLDEN.lines().filter_map(|line| line.split(' ').next()).collect();
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
-    assert_eq!((names.len(), distinct.len()), (68, 68));
+    assert_eq!((names.len(), distinct.len()), (71, 71));
 }

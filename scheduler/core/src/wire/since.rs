@@ -62,6 +62,7 @@ impl Message for FromAgent {
             | FromAgent::Ended { .. }
             | FromAgent::Log { .. }
             | FromAgent::RenewCertificate { .. } => 1,
+            FromAgent::ReportDevices { .. } => 3,
         }
     }
 }
