@@ -38,12 +38,17 @@ const head_dim: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> backward_dout: array<f32>;
 @group(0) @binding(1) var<storage, read> backward_qkv: array<f32>;
-@group(0) @binding(2) var<storage, read> backward_out: array<f32>;
+@group(0) @binding(2) var<storage, read> backward_along: array<f32>;
 @group(0) @binding(3) var<storage, read> backward_log_sum_exp: array<f32>;
 @group(0) @binding(4) var<storage, read> backward_cumulative_lengths: array<u32>;
 @group(0) @binding(5) var<storage, read> backward_rows: array<u32>;
 @group(0) @binding(6) var<storage, read_write> backward_dqkv: array<f32>;
 @group(0) @binding(7) var<uniform> backward_args: Args;
+
+@group(0) @binding(0) var<storage, read> along_dout: array<f32>;
+@group(0) @binding(1) var<storage, read> along_out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> along_along: array<f32>;
+@group(0) @binding(3) var<uniform> along_args: Args;
 
 const TILE: u32 = 64u;
 const GROUP: u32 = 8u;
@@ -141,15 +146,11 @@ struct Query {
 
 fn query_of(args: Args, token: u32, head: u32) -> Query {
     let dout = (token * args.heads + head) * head_dim;
-    var along = 0.0;
-    for (var d = 0u; d < head_dim; d += 1u) {
-        along += backward_dout[dout + d] * backward_out[dout + d];
-    }
     return Query(
         token * args.stride + args.query + head * head_dim,
         dout,
         backward_log_sum_exp[token * args.heads + head],
-        along,
+        backward_along[token * args.heads + head],
         vec2<u32>(backward_rows[2u * token], backward_rows[2u * token + 1u]),
     );
 }
@@ -278,4 +279,22 @@ fn attention_backward(
     } else {
         value_gradient(args, token, place.y, start, end);
     }
+}
+
+// A thread a query of one head.
+@compute @workgroup_size(64)
+fn attention_along(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = block_of(id, groups) * 64u + lane;
+    if index >= along_args.tokens * along_args.heads {
+        return;
+    }
+    var sum = 0.0;
+    for (var d = 0u; d < head_dim; d += 1u) {
+        sum += along_dout[index * head_dim + d] * along_out[index * head_dim + d];
+    }
+    along_along[index] = sum;
 }
