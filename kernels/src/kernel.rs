@@ -65,11 +65,22 @@ pub struct Grid {
     pub threads: u32,
     /// Shared memory beside what the source declares.
     pub shared_bytes: u32,
+    /// The function for tensor cores that takes the place of the entry's own where activations have 16 bits.
+    pub tensor: Option<TensorFunction>,
+}
+
+/// A function beside that of the entry, with the same buffers and arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorFunction {
+    pub name: &'static str,
+    pub blocks: u32,
+    pub threads: u32,
+    pub shared_bytes: u32,
 }
 
 impl Grid {
     pub const fn new(blocks: u32, threads: u32) -> Self {
-        Grid { blocks, threads, shared_bytes: 0 }
+        Grid { blocks, threads, shared_bytes: 0, tensor: None }
     }
 
     /// Blocks of 256 threads, a thread for each of `count` things.

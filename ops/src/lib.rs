@@ -23,14 +23,16 @@ mod model;
 mod plan;
 mod tape;
 
-pub use adapter::{Adapter, BaseIdentity, LoraConfig, Role, Targets, module_path};
+pub use adapter::{Adapter, BaseIdentity, LoraConfig, Targets};
 pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization};
 pub use error::{Error, Result};
 pub use learn::{
     Embedded, LossConfig, LossValue, NamedTensor, OptimizerConfig, Schedule, ScheduleKind, StepReport,
     TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
 };
+pub use model::shapes;
 pub use model::{
-    ModelConfig, PackedBatch, Pooling, RowIdentity, TokenizedText, pooling_folder, split_by_budget,
+    Decoder, ModelConfig, PackedBatch, Pooling, Role, RowIdentity, TokenizedText, pooling_folder,
+    split_by_budget,
 };
 pub use plan::{PassShape, PlanRequest, StepShape, plan_memory};

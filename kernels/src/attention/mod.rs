@@ -11,7 +11,7 @@
 mod cpu;
 pub mod reference;
 
-use crate::kernel::Grid;
+use crate::kernel::{Grid, TensorFunction};
 use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 arguments! {
@@ -51,12 +51,41 @@ fn tiles(args: Args) -> u32 {
 }
 
 fn forward_grid(args: Args) -> Grid {
-    Grid::new(tiles(args), 128)
+    // 16 rows of q, k, v and the output, each with one element more, and the probabilities.
+    let shared_bytes = (4 * 16 * (args.head_dim + 1) + 256) * 4;
+    let grid = Grid { shared_bytes, ..Grid::new(tiles(args), 128) };
+    // q, and two stages of k and v.
+    with_tensor_function(args, grid, 5 * TILE * (args.head_dim + 8) * 2, |(forward, _)| forward)
 }
 
 /// Tiles of queries, then tiles of keys.
 fn backward_grid(args: Args) -> Grid {
-    Grid::new(tiles(args) + args.longest.div_ceil(TILE) * args.texts * args.kv_heads, 128)
+    let blocks = tiles(args) + args.longest.div_ceil(TILE) * args.texts * args.kv_heads;
+    // For keys: 16 rows of k, v, q, dout, dk and dv, two small matrices and two columns.
+    let shared_bytes = (6 * 16 * (args.head_dim + 1) + 2 * 256 + 2 * 16) * 4;
+    let grid = Grid { shared_bytes, ..Grid::new(blocks, 128) };
+    // q, dout, k, v, and two f32 a query.
+    let tensor_bytes = 4 * TILE * (args.head_dim + 8) * 2 + TILE * 8;
+    with_tensor_function(args, grid, tensor_bytes, |(_, backward)| backward)
+}
+
+/// Heads of 32, 64 and 128 dimensions have functions for tensor cores, which read eight elements at a time.
+fn with_tensor_function(
+    args: Args,
+    grid: Grid,
+    shared_bytes: u32,
+    which: fn((&'static str, &'static str)) -> &'static str,
+) -> Grid {
+    let names = match args.head_dim {
+        32 => ("attention_forward_tensor_32", "attention_backward_tensor_32"),
+        64 => ("attention_forward_tensor_64", "attention_backward_tensor_64"),
+        128 => ("attention_forward_tensor_128", "attention_backward_tensor_128"),
+        _ => return grid,
+    };
+    let in_eights = [args.stride, args.query, args.key, args.value].iter().all(|n| n.is_multiple_of(8));
+    let (blocks, threads) = (grid.blocks, grid.threads);
+    let tensor = in_eights.then(|| TensorFunction { name: which(names), blocks, threads, shared_bytes });
+    Grid { tensor, ..grid }
 }
 
 /// In WGSL: tiles of queries for dq, then tiles of keys for dk, then those for dv.
