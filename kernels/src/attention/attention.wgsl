@@ -213,15 +213,15 @@ fn query_of(args: Args, token: u32, head: u32) -> Query {
 
 fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
     let column = head / (args.heads / args.kv_heads) * head_dim;
-    let this = query_of(args, token, head);
+    let own = query_of(args, token, head);
     var q: array<vec4<f32>, VECTORS>;
     var dout: array<vec4<f32>, VECTORS>;
     var sums: array<vec4<f32>, VECTORS>;
     var along = 0.0;
     for (var d = 0u; d < VECTORS; d += 1u) {
-        q[d] = backward_qkv_at(this.q, d) * args.scale;
-        dout[d] = backward_dout_at(this.dout, d);
-        along += dot(dout[d], backward_out_at(this.dout, d));
+        q[d] = backward_qkv_at(own.q, d) * args.scale;
+        dout[d] = backward_dout_at(own.dout, d);
+        along += dot(dout[d], backward_out_at(own.dout, d));
     }
     for (var k = start; k < end; k += 1u) {
         let key_row = k * stride + key + column;
@@ -231,14 +231,14 @@ fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
             score += dot(q[d], backward_qkv_at(key_row, d));
             dp += dot(dout[d], backward_qkv_at(k * stride + value + column, d));
         }
-        dp *= kept(args, head, this.name, k - start);
-        let ds = exact_exp(score - this.log_sum_exp) * (dp - along);
+        dp *= kept(args, head, own.name, k - start);
+        let ds = exact_exp(score - own.log_sum_exp) * (dp - along);
         for (var d = 0u; d < VECTORS; d += 1u) {
             sums[d] += ds * backward_qkv_at(key_row, d);
         }
     }
     for (var d = 0u; d < VECTORS; d += 1u) {
-        put_gradient(this.q, d, args.scale * sums[d]);
+        put_gradient(own.q, d, args.scale * sums[d]);
     }
 }
 
