@@ -135,6 +135,7 @@ pub(crate) fn plan_training(
         adapter: Some(adapter.clone()),
         embedding: shape.validation,
         training: Some((shape.step, loss(&train.loss))),
+        checkpoint_layers: false,
     };
     let mut needed = peak(model, &request)?;
     if let Some(pass) = shape.measuring {
@@ -155,6 +156,7 @@ pub(crate) fn plan_embedding(model: &ModelConfig, shape: &EmbeddingShape) -> Res
         adapter: shape.adapter.clone(),
         embedding: shape.pass,
         training: None,
+        checkpoint_layers: false,
     };
     peak(model, &request)
 }
