@@ -160,6 +160,7 @@ pub(crate) fn plan_training(
         adapter: Some(adapter.clone()),
         embedding: shape.validation,
         training: Some((shape.step, loss(&train.loss))),
+        checkpoint_layers: false,
     };
     let mut needed = peak(model, &request)?;
     if let Some(pass) = shape.measuring {
@@ -185,6 +186,7 @@ pub(crate) fn plan_embedding(
         adapter: shape.adapter.clone(),
         embedding: shape.pass,
         training: None,
+        checkpoint_layers: false,
     };
     peak(model, &request)
 }
