@@ -65,6 +65,7 @@ fn dispatch(common: Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Export(arguments) => return local::export(arguments, output),
         Command::Evaluate(EvaluateCommand::Compare(arguments)) => return local::compare(arguments, output),
         Command::Bench(command) => return bench::run(command, output),
+        Command::Devices(arguments) => return devices::list(&arguments, output),
         Command::ProbeDevices(arguments) => return devices::probe(&arguments, output),
         Command::Sweeper(arguments) => return run::sweeper::main(&arguments),
         _ => {}
@@ -102,6 +103,7 @@ async fn talk(common: &Common, command: Command, output: &Output) -> Result<(), 
         | Command::Export(_)
         | Command::Evaluate(_)
         | Command::Bench(_)
+        | Command::Devices(_)
         | Command::ProbeDevices(_)
         | Command::Runner(_)
         | Command::Sweeper(_) => unreachable!("handled without a runtime"),

@@ -33,4 +33,4 @@ pub mod workload;
 pub use agent::{Agent, AgentHandle};
 pub use error::NodeError;
 pub use runner::runner_main;
-pub use settings::{AgentConfig, NodeSettings, RunnerCommand};
+pub use settings::{AgentConfig, DeviceSearch, NodeSettings, RunnerCommand};

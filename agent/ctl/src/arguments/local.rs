@@ -294,6 +294,14 @@ pub enum AdapterName {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl devices\n  ctl devices --no-measure --json")]
+pub struct DevicesArguments {
+    /// Show what was measured before, and measure nothing.
+    #[arg(long)]
+    pub no_measure: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ctl doctor\n  ctl doctor --json")]
 pub struct DoctorArguments {
     /// Do not ask model hubs and package registries whether they can be reached.

@@ -16,9 +16,9 @@ pub use client::{
 };
 pub use local::{
     AdapterName, AgentArguments, BackendName, BenchArguments, BenchCommand, BenchEncodeArguments,
-    BenchKernelsArguments, BenchTrainArguments, CompareArguments, DeviceArguments, DoctorArguments,
-    EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments, LossName, RunArguments,
-    SchedulerArguments,
+    BenchKernelsArguments, BenchTrainArguments, CompareArguments, DeviceArguments, DevicesArguments,
+    DoctorArguments, EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments, LossName,
+    RunArguments, SchedulerArguments,
 };
 
 /// Fine-tune, evaluate and serve text-embedding models, on one machine or on a fleet.
@@ -74,6 +74,8 @@ pub enum Command {
     /// Measure speed and memory; prints one JSON line.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// List the devices of this machine, with memory, driver, and how fast they are.
+    Devices(DevicesArguments),
     /// Check this machine: devices, memory, network, model hubs, disk, certificate; each with its remedy.
     Doctor(DoctorArguments),
     /// Run the scheduler of a fleet.

@@ -6,7 +6,7 @@ use motley_backends::{Backend, DeviceDescription, DeviceKind, DeviceRequest, Fou
 use motley_scheduler_core::document::{BackendKind, ModelPrecision};
 use motley_scheduler_core::unit::Bytes;
 
-use super::inventory::{Measure, Probe};
+use super::inventory::Probe;
 
 /// What a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,12 +48,8 @@ impl DeviceChoice {
     }
 }
 
-/// Nothing is measured where there is no choice.
 fn fastest(probe: &Probe) -> (BackendKind, u32) {
-    let mut inventory = probe.inventory(&BackendKind::ALL, Measure::Nothing);
-    if inventory.devices.iter().filter(|device| !device.is_software).count() > 1 {
-        inventory = probe.inventory(&BackendKind::ALL, Measure::Hardware);
-    }
+    let inventory = probe.inventory_to_choose(&BackendKind::ALL);
     inventory.fastest().map_or((BackendKind::Cpu, 0), |device| (device.backend, device.index))
 }
 

@@ -126,6 +126,15 @@ impl Probe {
         inventory
     }
 
+    /// As [`Probe::inventory`], for choosing the fastest: nothing is measured where there is no choice.
+    pub fn inventory_to_choose(&self, backends: &[BackendKind]) -> Inventory {
+        let inventory = self.inventory(backends, Measure::Nothing);
+        match inventory.devices.iter().filter(|device| !device.is_software).count() {
+            0 | 1 => inventory,
+            _ => self.inventory(backends, Measure::Hardware),
+        }
+    }
+
     fn ask(&self, backend: BackendKind, measure: Measure) -> Result<Inventory, String> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).args(["--backend", backend.name(), "--json"]);
@@ -263,8 +272,13 @@ impl DeviceRecord {
 
     /// Operations a second in the precision that `precision = "auto"` takes; 0 where nothing was measured.
     pub fn speed(&self) -> f64 {
-        let of = |precision: &str| self.rates.get(precision).map_or(0.0, |rates| rates.gemm);
-        if self.backend == BackendKind::Cuda { of("bf16").max(of("f32")) } else { of("f32") }
+        self.fastest_rates().gemm
+    }
+
+    /// The rates of that precision; zeros where nothing was measured.
+    pub fn fastest_rates(&self) -> Rates {
+        let bf16 = self.rates.get("bf16").filter(|_| self.backend == BackendKind::Cuda);
+        bf16.or(self.rates.get("f32")).copied().unwrap_or_default()
     }
 }
 

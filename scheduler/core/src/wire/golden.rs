@@ -227,7 +227,8 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             Artifacts,
             CreateToken,
             Status,
-            JobsBefore
+            JobsBefore,
+            Devices
         },
         Limit::Client,
         vec![
@@ -246,6 +247,7 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             FromClient::CreateToken { grants, valid: SECOND },
             FromClient::Status,
             FromClient::JobsBefore { before: Some(job), count: 100 },
+            FromClient::Devices,
         ]
     );
     let node = NodeView {
@@ -265,7 +267,20 @@ fn bytes_between_client_and_scheduler_are_pinned() {
     let status = StatusView { build: "0.1.0".into(), started: Moment(1), now: Moment(2), jobs: 3, nodes: 4 };
     let refusal = Refusal::new(RefusalKind::Denied, "no").with_hint("ask");
     check!(
-        ToClient { Submitted, Jobs, Job, Cancelled, Log, Done, Nodes, Artifacts, Token, Status, Refused },
+        ToClient {
+            Submitted,
+            Jobs,
+            Job,
+            Cancelled,
+            Log,
+            Done,
+            Nodes,
+            Artifacts,
+            Token,
+            Status,
+            Refused,
+            Devices
+        },
         Limit::Client,
         vec![
             ToClient::Submitted { job },
@@ -279,6 +294,7 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             ToClient::Token { token: "motley1.x.y".into(), valid: SECOND },
             ToClient::Status(status),
             ToClient::Refused(refusal),
+            ToClient::Devices(vec![(NodeId(3), vec![details()])]),
         ]
     );
 }
@@ -432,5 +448,5 @@ fn every_small_name_keeps_its_number() {
 fn no_line_of_the_file_is_without_a_check() {
     let names: Vec<_> = GOLDEN.lines().filter_map(|line| line.split(' ').next()).collect();
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
-    assert_eq!((names.len(), distinct.len()), (71, 71));
+    assert_eq!((names.len(), distinct.len()), (73, 73));
 }

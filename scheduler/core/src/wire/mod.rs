@@ -17,7 +17,7 @@
 //! |---------|----------------------------|
 //! | 1       | everything else            |
 //! | 2       | `FromClient::JobsBefore`   |
-//! | 3       | `FromAgent::ReportDevices` |
+//! | 3       | `FromAgent::ReportDevices`, `Devices` of clients |
 
 pub mod agent;
 pub mod bulk;

@@ -29,6 +29,7 @@ impl Message for FromClient {
             | FromClient::CreateToken { .. }
             | FromClient::Status => 1,
             FromClient::JobsBefore { .. } => 2,
+            FromClient::Devices => 3,
         }
     }
 }
@@ -47,6 +48,7 @@ impl Message for ToClient {
             | ToClient::Token { .. }
             | ToClient::Status(_)
             | ToClient::Refused(_) => 1,
+            ToClient::Devices(_) => 3,
         }
     }
 }
