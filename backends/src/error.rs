@@ -14,6 +14,20 @@ pub enum Error {
     #[error("backend {name} is not in this build yet\nhint: use backend cpu")]
     NotInThisBuild { name: String },
 
+    #[error(
+        "{device} failed at {call}: {reason}\nhint: the driver's log tells more (dmesg); other devices are untouched"
+    )]
+    DeviceFailed { device: String, call: &'static str, reason: String },
+
+    #[error("backend {backend} cannot be used: {reason}\nhint: {remedy}")]
+    Unavailable { backend: &'static str, reason: String, remedy: String },
+
+    #[error("{device} keeps no activations in {precision}\nhint: use precision f32")]
+    Precision { device: String, precision: &'static str },
+
+    #[error("{what} binds {bytes} bytes at once, {device} takes {limit}\nhint: take smaller batches")]
+    BindingTooLarge { device: String, what: &'static str, bytes: u64, limit: u64 },
+
     #[error("unknown backend {name}\nhint: backends are cuda, wgpu, cpu and null")]
     UnknownBackend { name: String },
 

@@ -18,6 +18,8 @@ mod wgpu;
 
 pub use backend::{Backend, DeviceInfo, Launch};
 pub use buffer::{Buffer, View};
+#[doc(hidden)]
+pub use cuda::{cuda_sources, open_emulated};
 pub use discover::{DeviceDescription, Found, Missing, discover, discover_backend};
 pub use error::Error;
 pub use memory::{Category, CategoryReport, MemoryReport};

@@ -13,6 +13,13 @@ use crate::weight::{Weight, WeightFormat, WeightSource};
 pub(crate) struct Null {
     info: DeviceInfo,
     ledger: Arc<Ledger>,
+    stands_for: DeviceKind,
+}
+
+struct NullWeight {
+    _counted: Counted,
+    /// What a product takes while it runs.
+    workspace: u64,
 }
 
 /// Bytes counted until they are dropped.
@@ -40,7 +47,7 @@ impl Null {
             precision: request.precision,
             numerics_class: "none".to_owned(),
         };
-        Null { info, ledger }
+        Null { info, ledger, stands_for: request.stands_for.unwrap_or(DeviceKind::Cpu) }
     }
 
     fn count(&self, bytes: u64, category: Category) -> Result<Counted> {
@@ -75,18 +82,28 @@ impl Backend for Null {
 
     fn prepare_weight(&self, source: &WeightSource<'_>) -> Result<Weight> {
         let [out, width] = source.shape_without_bytes()?;
-        let counted = self.count(weight_bytes([out, width], source), Category::Weights)?;
-        Ok(Weight::new([out, width], source.bias.is_some(), Arc::new(counted)))
+        let precision = self.info.precision.bytes();
+        let (bytes, workspace) = match (self.stands_for, source.format) {
+            (DeviceKind::Cuda, WeightFormat::Nf4 { .. }) => {
+                (rows_bytes(source, precision), (out * width * precision) as u64)
+            }
+            (DeviceKind::Cuda | DeviceKind::Wgpu, _) => (rows_bytes(source, precision), 0),
+            (DeviceKind::Cpu | DeviceKind::Null, _) => (weight_bytes([out, width], source), 0),
+        };
+        let weight = NullWeight { _counted: self.count(bytes, Category::Weights)?, workspace };
+        Ok(Weight::new([out, width], source.bias.is_some(), Arc::new(weight)))
     }
 
     /// Gives zeros.
     fn read_weight(&self, weight: &Weight) -> Result<Vec<f32>> {
-        weight.inner::<Counted>()?;
+        weight.inner::<NullWeight>()?;
         Ok(vec![0.0; weight.shape()[0] * weight.shape()[1]])
     }
 
     fn linear(&self, call: &Linear<'_>) -> Result<()> {
-        call.check(self.info.precision).map(|_| ())
+        call.check(self.info.precision)?;
+        let workspace = call.weight.inner::<NullWeight>()?.workspace;
+        self.count(workspace, Category::Workspace).map(|_| ())
     }
 
     fn matmul(&self, call: &Matmul<'_>) -> Result<()> {
@@ -116,15 +133,30 @@ pub(crate) fn weight_bytes([out, width]: [usize; 2], source: &WeightSource<'_>) 
     let bias = source.bias.map_or(0, |bias| bias.len() as u64 * 4);
     let values = match source.format {
         WeightFormat::F32 => elements * 4,
-        WeightFormat::Nf4 { double_quantization } => {
-            let blocks = source.parts.iter().map(|p| (p.shape[0] * p.shape[1]).div_ceil(64) as u64);
-            let scales = |count: u64| {
-                if double_quantization { count + count.div_ceil(256) * 4 + 4 } else { count * 4 }
-            };
-            elements / 2 + blocks.map(scales).sum::<u64>()
-        }
+        WeightFormat::Nf4 { double_quantization } => elements / 2 + scale_bytes(source, double_quantization),
     };
     values + bias
+}
+
+/// What a prepared weight holds where it lies as rows: values or codes, scales, bias.
+fn rows_bytes(source: &WeightSource<'_>, precision: usize) -> u64 {
+    let counts = || source.parts.iter().map(|part| part.shape[0] * part.shape[1]);
+    let bias = source.bias.map_or(0, |bias| bias.len() * precision);
+    let values = match source.format {
+        WeightFormat::F32 => counts().sum::<usize>() as u64 * precision as u64,
+        WeightFormat::Nf4 { double_quantization } => {
+            counts().map(|count| count.div_ceil(2)).sum::<usize>() as u64
+                + scale_bytes(source, double_quantization)
+        }
+    };
+    values + bias as u64
+}
+
+fn scale_bytes(source: &WeightSource<'_>, double_quantization: bool) -> u64 {
+    let blocks = source.parts.iter().map(|p| (p.shape[0] * p.shape[1]).div_ceil(64) as u64);
+    let scales =
+        |count: u64| if double_quantization { count + count.div_ceil(256) * 4 + 4 } else { count * 4 };
+    blocks.map(scales).sum()
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub struct DeviceRequest {
     /// Bytes of buffers and weights at most.
     pub memory_limit: Option<u64>,
     pub precision: Precision,
+    /// For `null`: whose memory it counts; the cpu's if absent.
+    pub stands_for: Option<DeviceKind>,
 }
 
 /// What activations are kept in; sums are taken in f32 whatever it is.

@@ -12,7 +12,9 @@ pub struct Kernel {
     pub entries: &'static [&'static Entry],
     /// CUDA C++ behind [`crate::CUDA_PRELUDE`]. A function takes the buffers in order, then `Args` by value.
     pub cuda: &'static str,
-    /// WGSL. Buffers are bindings 0, 1, ... of group 0 in order; `Args` is the uniform behind the last of them.
+    /// WGSL behind [`crate::WGSL_PRELUDE`]. Buffers are bindings 0, 1, ... of group 0 in order; `Args` is the uniform
+    /// behind the last of them. A `const` of type u32 that bears the name of an argument is set to that argument
+    /// before the source is compiled.
     pub wgsl: &'static str,
 }
 
@@ -63,11 +65,22 @@ pub struct Grid {
     pub threads: u32,
     /// Shared memory beside what the source declares.
     pub shared_bytes: u32,
+    /// The function for tensor cores that takes the place of the entry's own where activations have 16 bits.
+    pub tensor: Option<TensorFunction>,
+}
+
+/// A function beside that of the entry, with the same buffers and arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorFunction {
+    pub name: &'static str,
+    pub blocks: u32,
+    pub threads: u32,
+    pub shared_bytes: u32,
 }
 
 impl Grid {
     pub const fn new(blocks: u32, threads: u32) -> Self {
-        Grid { blocks, threads, shared_bytes: 0 }
+        Grid { blocks, threads, shared_bytes: 0, tensor: None }
     }
 
     /// Blocks of 256 threads, a thread for each of `count` things.

@@ -14,6 +14,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embed;
 pub mod gelu;
+pub mod head_norm;
 pub mod kernel;
 pub mod layer_norm;
 pub mod lora;
@@ -21,17 +22,25 @@ pub mod nf4;
 pub mod normalize;
 pub mod pool;
 pub mod real;
+pub mod rms_norm;
+pub mod rope;
 pub mod simd;
 pub mod squared_error;
 pub mod sum_squares;
+pub mod swiglu;
 pub mod workers;
 
-pub use kernel::{Access, Arguments, Binding, Call, Dtype, Entry, Field, Grid, Kernel, Slice};
+pub use kernel::{
+    Access, Arguments, Binding, Call, Dtype, Entry, Field, Grid, Kernel, Slice, TensorFunction,
+};
 pub use real::Real;
 pub use workers::Workers;
 
 /// What stands before the CUDA source of every kernel.
 pub const CUDA_PRELUDE: &str = include_str!("prelude.cuh");
+
+/// What stands before the WGSL source of every kernel.
+pub const WGSL_PRELUDE: &str = include_str!("prelude.wgsl");
 
 /// Every kernel, sorted by name.
 pub const ALL: &[&Kernel] = &[
@@ -44,13 +53,17 @@ pub const ALL: &[&Kernel] = &[
     &elementwise::KERNEL,
     &embed::KERNEL,
     &gelu::KERNEL,
+    &head_norm::KERNEL,
     &layer_norm::KERNEL,
     &lora::KERNEL,
     &nf4::KERNEL,
     &normalize::KERNEL,
     &pool::KERNEL,
+    &rms_norm::KERNEL,
+    &rope::KERNEL,
     &squared_error::KERNEL,
     &sum_squares::KERNEL,
+    &swiglu::KERNEL,
 ];
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 // processor stands before this file and brings the functions marked so below.
 //
 //   activation            what the device keeps activations in
-//   load(p), store(p, x)  one activation from and to f32
+//   load(p), store(p, x)  one activation from and to f32; load8, store8: eight
 //   warp_sum, warp_max    over the 32 lanes, the same result in each
 //   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
 //   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
-//   load_matrix_x4(_transposed), copy_async, commit, wait_for
+//   fast_exp2, load_matrix_x4(_transposed), copy_async, commit, wait_for; fragment_*, mma_two
 #pragma once
 
 typedef unsigned char u8;
@@ -21,6 +21,13 @@ struct bf16 {
 };
 
 #ifndef MOTLEY_EMULATED
+
+// 2ˣ to 2 ulp, 0 where it is denormal.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 #if __CUDA_ARCH__ >= 800
 __device__ __forceinline__ u16 to_bf16(float x) {
@@ -82,7 +89,7 @@ __device__ __forceinline__ void load_matrix_x4_transposed(u32 (&r)[4], const voi
                  : "r"(address));
 }
 
-#endif  // MOTLEY_EMULATED; it brings to_bf16, pack_bf16, mma, load_matrix_x4(_transposed), copy_async, commit, wait_for
+#endif  // MOTLEY_EMULATED; it brings fast_exp2, to_bf16, pack_bf16, mma, load_matrix_x4(_transposed), copy_async, commit, wait_for
 
 __device__ __forceinline__ float from_bf16(u16 bits) {
     return __uint_as_float((u32)bits << 16);
@@ -106,7 +113,81 @@ __device__ __forceinline__ void store(bf16* p, float x) {
 }
 #endif
 
+// Eight values in a row, the first at a multiple of 16 bytes.
+__device__ __forceinline__ void load8(const float* p, float (&x)[8]) {
+    float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+
+#if ACTIVATION_BITS == 16
+__device__ __forceinline__ void load8(const bf16* p, float (&x)[8]) {
+    uint4 bits = *(const uint4*)p;
+    u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = from_bf16((u16)words[i]);
+        x[2 * i + 1] = from_bf16((u16)(words[i] >> 16));
+    }
+}
+#endif
+
+__device__ __forceinline__ void store8(activation* p, const float (&x)[8]) {
+#if ACTIVATION_BITS == 32
+    ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+#else
+    *(uint4*)p = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+#endif
+}
+
+// Whether rows of `stride` activations from `p` on all start where `load8` can.
+__device__ __forceinline__ bool rows_of_eights(const void* p, u32 stride) {
+    return stride % 8 == 0 && (u64)p % 16 == 0;
+}
+
+#if ACTIVATION_BITS == 16
+// Fragments from a tile in shared memory with rows of Pitch elements. A pitch of 8 more than a multiple of 64 puts the
+// eight rows that one load reads at once into different banks.
+
+// `a`: 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_left(u32 (&a)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4(a, tile + (row + lane % 16) * Pitch + column + lane / 16 * 8);
+}
+
+// `a` of the transpose of 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_left_transposed(u32 (&a)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4_transposed(a, tile + (row + lane / 16 * 8 + lane % 8) * Pitch + column + lane / 8 % 2 * 8);
+}
+
+// Two `b` side by side: depth is 16 rows from `row` on, 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_right(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4_transposed(b, tile + (row + lane % 16) * Pitch + column + lane / 16 * 8);
+}
+
+// Two `b` of the transpose: 16 rows from `row` on are its columns, its depth is 16 columns from `column` on.
+template <u32 Pitch>
+__device__ __forceinline__ void fragment_right_transposed(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
+    u32 lane = threadIdx.x % 32;
+    load_matrix_x4(b, tile + (row + lane / 16 * 8 + lane % 8) * Pitch + column + lane / 8 % 2 * 8);
+}
+
+// d0 += a·(first of b), d1 += a·(second of b)
+__device__ __forceinline__ void mma_two(float (&d0)[4], float (&d1)[4], const u32 (&a)[4], const u32 (&b)[4]) {
+    u32 b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+    mma(d0, a, b0);
+    mma(d1, a, b1);
+}
+#endif
+
 #define ALL_LANES 0xffffffffu
+// Of f32; without a header.
+#define MINUS_INFINITY __int_as_float(0xff800000)
 
 __device__ __forceinline__ float warp_sum(float x) {
     for (int distance = 16; distance > 0; distance /= 2) {

@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// Most elements of a tensor: kernels count in 32 bits.
 pub(crate) const ELEMENTS_MAX: usize = u32::MAX as usize;
 
+/// Rows of a table that are brought to a device at once; a multiple of four, so that slices start aligned.
+const ROWS_A_SLICE: usize = 4096;
+
 /// A backend, shared.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -111,21 +114,30 @@ impl Device {
         self.launch(&elementwise::ADD, &args, &[x.bound(), y.bound()])
     }
 
-    /// `values` [rows, width] in the precision of activations.
-    pub(crate) fn upload_table(&self, values: &[f32]) -> Result<Buffer> {
-        match self.precision() {
-            Precision::F32 => self.upload_f32(values, Category::Weights),
-            Precision::Bf16 => {
-                let rounded: Vec<half::bf16> = values.iter().map(|v| half::bf16::from_f32(*v)).collect();
-                let bytes: &[u8] = bytemuck::cast_slice(&rounded);
-                let buffer = self.backend.allocate_unfilled(bytes.len(), Category::Weights)?;
-                self.backend.upload(bytes, buffer.all())?;
-                Ok(buffer)
+    /// A table [rows, width] in the precision of activations. `values(first, count)` gives so many of its rows, a
+    /// slice at a time: a table of words may have gigabytes.
+    pub(crate) fn upload_table(
+        &self,
+        rows: usize,
+        width: usize,
+        values: impl Fn(usize, usize) -> Vec<f32>,
+    ) -> Result<Buffer> {
+        let buffer = self.blank_table(rows, width)?;
+        for first in (0..rows).step_by(ROWS_A_SLICE) {
+            let values = values(first, ROWS_A_SLICE.min(rows - first));
+            let target = buffer.at(first * width * self.precision().bytes());
+            match self.precision() {
+                Precision::F32 => self.backend.upload(bytemuck::cast_slice(&values), target)?,
+                Precision::Bf16 => {
+                    let rounded: Vec<half::bf16> = values.iter().map(|v| half::bf16::from_f32(*v)).collect();
+                    self.backend.upload(bytemuck::cast_slice(&rounded), target)?;
+                }
             }
         }
+        Ok(buffer)
     }
 
-    /// As [`Device::upload_table`] on the backend that only counts.
+    /// As [`Device::upload_table`], with unspecified values.
     pub(crate) fn blank_table(&self, rows: usize, width: usize) -> Result<Buffer> {
         let bytes = bytes(rows, width, self.precision())?;
         Ok(self.backend.allocate_unfilled(bytes, Category::Weights)?)

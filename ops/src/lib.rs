@@ -25,7 +25,7 @@ mod model;
 mod plan;
 mod tape;
 
-pub use adapter::{Adapter, BaseIdentity, LoraConfig, Role, Targets, module_path};
+pub use adapter::{Adapter, BaseIdentity, LoraConfig, Targets};
 pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization, pass_tokens};
 pub use error::{Error, Result};
 pub use flops::Work;
@@ -33,8 +33,9 @@ pub use learn::{
     Embedded, LossConfig, LossValue, NamedTensor, OptimizerConfig, Schedule, ScheduleKind, StepReport,
     TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
 };
+pub use model::shapes;
 pub use model::{
-    ModelConfig, PackedBatch, Pooling, RowIdentity, SHAPES, TokenizedText, pooling_folder, shape,
+    Decoder, ModelConfig, PackedBatch, Pooling, Role, RowIdentity, TokenizedText, pooling_folder,
     split_by_budget,
 };
 pub use plan::{PassShape, PlanRequest, PlannedDevice, StepShape, plan_memory};

@@ -120,6 +120,7 @@ pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryR
     let backend = open(&DeviceRequest {
         backend: "null".to_owned(),
         precision: request.device.precision,
+        stands_for: Some(request.device.kind),
         ..DeviceRequest::default()
     })?;
     let mut encoder = Encoder::blank(backend.clone(), model, &request.options)?;

@@ -21,15 +21,16 @@ pub(crate) struct Value {
     pub(crate) node: Option<Node>,
 }
 
-/// Which LayerNorm.
+/// Which norm of [tokens, hidden].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NormAt {
-    Embeddings,
+    /// Behind the embeddings in BERT, behind the last layer in decoders.
+    Frame,
     Attention(usize),
     Output(usize),
 }
 
-/// Which linear layer (query, key and value are one).
+/// Which linear layer (query, key and value are one, and so are gate and up).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinearAt {
     Qkv(usize),
@@ -41,7 +42,7 @@ pub(crate) enum LinearAt {
 /// What a gradient rule needs.
 pub(crate) enum Saved {
     /// `sum` is what was normalised.
-    Norm {
+    LayerNorm {
         at: NormAt,
         sum: Tensor,
         mean: Tensor,
@@ -53,9 +54,25 @@ pub(crate) enum Saved {
         x: Option<Tensor>,
         hidden: Vec<Tensor>,
     },
+    RootNorm {
+        at: NormAt,
+        x: Tensor,
+        reciprocal_root: Tensor,
+    },
+    HeadNorm {
+        layer: usize,
+        x: Tensor,
+        reciprocal_root: Tensor,
+    },
+    Rotation,
     Activation {
         x: Tensor,
     },
+    Gate {
+        x: Tensor,
+    },
+    /// Both inputs, added.
+    Sum,
     Attention {
         layer: usize,
         qkv: Tensor,

@@ -9,7 +9,6 @@ mod support;
 use motley_kernels::{cosent, cosine_pairs, squared_error};
 use motley_ops::{
     Embedded, LoraConfig, LossConfig, ModelConfig, ModelDropout, Targets, TextFact, TrainRow, Trainer,
-    module_path,
 };
 use safetensors::Dtype;
 use support::difference;
@@ -64,7 +63,7 @@ fn layout(lora: &LoraConfig, config: &ModelConfig) -> Vec<(String, usize, usize)
     for (layer, role) in lora.resolve(config).unwrap() {
         let [inputs, outputs] = role.widths(config);
         for (name, width) in [("lora_A", inputs), ("lora_B_transposed", outputs)] {
-            places.push((format!("{}.{name}", module_path(layer, role)), next, lora.rank * width));
+            places.push((format!("{}.{name}", config.module_path(layer, role)), next, lora.rank * width));
             next += (lora.rank * width).next_multiple_of(16);
         }
     }

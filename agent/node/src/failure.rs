@@ -177,6 +177,9 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
         Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } | Error::NonFinite { .. } => {
             FailureReason::UserError
         }
+        Error::Precision { .. } | Error::Unavailable { .. } => FailureReason::UserError,
+        Error::BindingTooLarge { .. } => FailureReason::OomGpu,
+        Error::DeviceFailed { .. } => FailureReason::DeviceFault,
         Error::Threads { .. } => FailureReason::Infra,
         Error::OutOfBounds { .. }
         | Error::Misaligned { .. }

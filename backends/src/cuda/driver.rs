@@ -1,28 +1,30 @@
-//! What the CUDA backend asks of a device: memory, copies and launches on one in-order stream. Two things answer: the
-//! NVIDIA driver (`device.rs`), and the emulation on the processor that tests use (`emulated.rs`).
+//! What the CUDA backend asks of a device: memory, copies, launches and products on one in-order stream. Two things
+//! answer: the NVIDIA driver (`device.rs`), and the emulation on the processor that tests use (`emulated.rs`).
 
 use motley_kernels::Grid;
 
+use super::product::Product;
 use crate::Result;
 
 /// A function of a compiled source: the source's name (a kernel's, or one of this backend's own) and its symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Symbol {
+pub(super) struct Symbol<'a> {
     pub source: &'static str,
-    pub name: &'static str,
+    pub name: &'a str,
 }
 
 /// One launch: the addresses of the buffers in order, then the argument struct by value.
 pub(super) struct Enqueue<'a> {
-    pub symbol: Symbol,
+    pub symbol: Symbol<'a>,
+    /// Its `tensor` is not looked at: `symbol` and `shared_bytes` are those of the function that is meant.
     pub grid: Grid,
     pub addresses: &'a [u64],
     pub arguments: &'a [u8],
 }
 
 pub(super) trait Driver: Send + Sync {
-    /// Uninitialised memory, aligned to 256 bytes.
-    fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// Uninitialised memory, aligned to 256 bytes; nothing if the device has not as much.
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
 
     /// Gives memory back once the stream has passed this point.
     fn free(&self, address: u64);
@@ -36,6 +38,9 @@ pub(super) trait Driver: Send + Sync {
     fn download(&self, source: u64, target: &mut [u8]) -> Result<()>;
 
     fn launch(&self, enqueue: &Enqueue<'_>) -> Result<()>;
+
+    /// Computes it with the device's own library; false if there is none or it declines.
+    fn product(&self, product: &Product) -> Result<bool>;
 
     fn synchronize(&self) -> Result<()>;
 }

@@ -3,7 +3,9 @@
 use crate::Real;
 
 fn length<R: Real>(x: &[R]) -> R {
-    x.iter().map(|v| *v * *v).sum::<R>().sqrt().max(R::from_f64(1e-12))
+    let (length, least) = (x.iter().map(|v| *v * *v).sum::<R>().sqrt(), R::from_f64(1e-12));
+    // Not the maximum of both, which of a number and NaN is the number.
+    if length < least { least } else { length }
 }
 
 /// Returns the cosines.

@@ -26,6 +26,19 @@ pub(super) fn forward(call: &mut Call<'_>) {
     });
 }
 
+pub(super) fn words(call: &mut Call<'_>) {
+    let args: Args = call.arguments();
+    let (token, words) = (call.read::<u32>(), call.read::<f32>());
+    let hidden = args.hidden as usize;
+    let out = &mut call.write::<f32>()[..args.tokens as usize * hidden];
+    call.workers.pieces(out, ROWS_A_TASK * hidden.max(1), |task, piece| {
+        for (r, target) in piece.chunks_exact_mut(hidden).enumerate() {
+            let word = token[task * ROWS_A_TASK + r] as usize * hidden;
+            target.copy_from_slice(&words[word..word + hidden]);
+        }
+    });
+}
+
 multiversion! {
     fn add_three(a: &[f32], b: &[f32], c: &[f32], out: &mut [f32]) {
         let _ = FMA;

@@ -1,6 +1,7 @@
-//! Sum of three embeddings.
+//! Sum of three embeddings, or those of words alone.
 //!
-//! out[t] = word[token[t]] + position[positions[t]] + kind[types[t]]
+//! forward: out[t] = word[token[t]] + position[positions[t]] + kind[types[t]]
+//! words:   out[t] = word[token[t]]
 //!
 //! Source: BERT (Devlin et al. 2018, section 3.2). The tables are frozen, so there is no backward entry.
 
@@ -11,7 +12,7 @@ use crate::kernel::Grid;
 use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 arguments! {
-    /// Scalars of `forward`.
+    /// Scalars of both entries.
     pub struct Args {
         pub tokens: u32,
         pub hidden: u32,
@@ -37,9 +38,19 @@ pub static FORWARD: Entry = Entry {
     cpu: cpu::forward,
 };
 
+/// As `forward`, for models whose positions come in with the attention.
+pub static WORDS: Entry = Entry {
+    name: "embed.words",
+    bindings: &[Binding::read_u32("token_ids"), Binding::input("word"), Binding::output("out")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::warps(Args::of(args).tokens),
+    wgsl: |args| Args::of(args).tokens,
+    cpu: cpu::words,
+};
+
 pub static KERNEL: Kernel = Kernel {
     name: "embed",
-    entries: &[&FORWARD],
+    entries: &[&FORWARD, &WORDS],
     cuda: include_str!("embed.cu"),
     wgsl: include_str!("embed.wgsl"),
 };
@@ -70,6 +81,8 @@ mod tests {
             }
             let got = buffers.output(tokens * hidden).run(&FORWARD, args);
             assert_eq!(got[0], wanted);
+            let got = Buffers::new().u32(&token).f32(&tables[0]).output(tokens * hidden).run(&WORDS, args);
+            assert_eq!(got[0], reference::words(&token, &tables[0], hidden));
         }
     }
 }

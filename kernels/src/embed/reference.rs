@@ -20,3 +20,8 @@ pub fn forward<R: Real>(
     }
     out
 }
+
+/// Returns out [tokens, hidden].
+pub fn words<R: Real>(token: &[u32], word: &[R], hidden: usize) -> Vec<R> {
+    token.iter().flat_map(|id| &word[*id as usize * hidden..][..hidden]).copied().collect()
+}

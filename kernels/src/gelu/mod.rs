@@ -37,7 +37,7 @@ pub static FORWARD: Entry = Entry {
     name: "gelu.forward",
     bindings: &[Binding::input("x"), Binding::output("y")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::each(Args::of(args).count),
+    cuda: |args| Grid::each(Args::of(args).count.div_ceil(8)),
     wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::forward,
 };
@@ -47,7 +47,7 @@ pub static BACKWARD: Entry = Entry {
     name: "gelu.backward",
     bindings: &[Binding::input("dy"), Binding::input("x"), Binding::output("dx")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::each(Args::of(args).count),
+    cuda: |args| Grid::each(Args::of(args).count.div_ceil(8)),
     wgsl: |args| Args::of(args).count.div_ceil(256),
     cpu: cpu::backward,
 };

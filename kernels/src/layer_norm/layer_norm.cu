@@ -1,4 +1,5 @@
-// A warp a row. The formulas stand in mod.rs.
+// A warp a row. Rows of up to 1024 in eights stay in registers; others are read again for each pass. The formulas
+// stand in mod.rs.
 
 struct Args {
     u32 rows;
@@ -6,65 +7,188 @@ struct Args {
     float epsilon;
 };
 
-struct Statistics {
-    float mean;
-    float reciprocal_deviation;
+// Groups of eight that a lane holds of a row.
+#define GROUPS 4
+
+struct Row {
+    float x[GROUPS][8];
 };
 
-__device__ __forceinline__ Statistics statistics(const activation* x, u32 hidden, float epsilon) {
+__device__ __forceinline__ u32 column(int group) {
+    return (group * 32 + threadIdx.x % 32) * 8;
+}
+
+__device__ __forceinline__ void load_row(const activation* x, u32 hidden, Row& row) {
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        if (column(g) < hidden) {
+            load8(x + column(g), row.x[g]);
+        }
+    }
+}
+
+// The backward reads the sum as it is stored, so its statistics must be those.
+__device__ __forceinline__ float as_stored(float x) {
+    activation stored;
+    store(&stored, x);
+    return load(&stored);
+}
+
+// What is normalised, and where the parts of the result go.
+struct Output {
+    const float* gamma;
+    const float* beta;
+    activation* y;
+    float* mean;
+    float* reciprocal_deviation;
+};
+
+__device__ __forceinline__ void normalise_registers(const Row& row, u32 hidden, float epsilon, const Output& out) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        if (column(g) < hidden) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                sum += row.x[g][i];
+            }
+        }
+    }
+    float mean = warp_sum(sum) / (float)hidden;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        if (column(g) < hidden) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                squares += (row.x[g][i] - mean) * (row.x[g][i] - mean);
+            }
+        }
+    }
+    float reciprocal = 1.0f / sqrtf(warp_sum(squares) / (float)hidden + epsilon);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        if (column(g) < hidden) {
+            float y[8], gamma[8], beta[8];
+            load8(out.gamma + column(g), gamma);
+            load8(out.beta + column(g), beta);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                y[i] = (row.x[g][i] - mean) * reciprocal * gamma[i] + beta[i];
+            }
+            store8(out.y + column(g), y);
+        }
+    }
+    if (threadIdx.x % 32 == 0) {
+        *out.mean = mean;
+        *out.reciprocal_deviation = reciprocal;
+    }
+}
+
+__device__ __forceinline__ void normalise_memory(const activation* x, u32 hidden, float epsilon, const Output& out) {
     u32 lane = threadIdx.x % 32;
-    float sum = 0.0f;
+    float sum = 0.0f, squares = 0.0f;
     for (u32 i = lane; i < hidden; i += 32) {
         sum += load(x + i);
     }
     float mean = warp_sum(sum) / (float)hidden;
-    float squares = 0.0f;
     for (u32 i = lane; i < hidden; i += 32) {
         float d = load(x + i) - mean;
         squares += d * d;
     }
-    return {mean, 1.0f / sqrtf(warp_sum(squares) / (float)hidden + epsilon)};
-}
-
-__device__ __forceinline__ void normalise(const activation* x, const float* gamma, const float* beta, activation* y,
-                                          u32 hidden, Statistics s) {
-    for (u32 i = threadIdx.x % 32; i < hidden; i += 32) {
-        store(y + i, (load(x + i) - s.mean) * s.reciprocal_deviation * gamma[i] + beta[i]);
+    float reciprocal = 1.0f / sqrtf(warp_sum(squares) / (float)hidden + epsilon);
+    for (u32 i = lane; i < hidden; i += 32) {
+        store(out.y + i, (load(x + i) - mean) * reciprocal * out.gamma[i] + out.beta[i]);
+    }
+    if (lane == 0) {
+        *out.mean = mean;
+        *out.reciprocal_deviation = reciprocal;
     }
 }
 
 extern "C" __global__ void layer_norm_forward(const activation* x, const float* gamma, const float* beta,
                                               activation* y, float* mean, float* reciprocal_deviation, Args args) {
-    u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (row >= args.rows) {
+    u32 index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (index >= args.rows) {
         return;
     }
-    u64 start = (u64)row * args.hidden;
-    Statistics s = statistics(x + start, args.hidden, args.epsilon);
-    normalise(x + start, gamma, beta, y + start, args.hidden, s);
-    if (threadIdx.x % 32 == 0) {
-        mean[row] = s.mean;
-        reciprocal_deviation[row] = s.reciprocal_deviation;
+    u64 start = (u64)index * args.hidden;
+    Output out = {gamma, beta, y + start, mean + index, reciprocal_deviation + index};
+    if (args.hidden <= GROUPS * 256 && rows_of_eights(x, args.hidden) && rows_of_eights(y, args.hidden)) {
+        Row row;
+        load_row(x + start, args.hidden, row);
+        normalise_registers(row, args.hidden, args.epsilon, out);
+    } else {
+        normalise_memory(x + start, args.hidden, args.epsilon, out);
     }
 }
 
 extern "C" __global__ void layer_norm_residual_forward(activation* x, const activation* residual, const float* gamma,
                                                        const float* beta, activation* y, float* mean,
                                                        float* reciprocal_deviation, Args args) {
-    u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (row >= args.rows) {
+    u32 index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (index >= args.rows) {
         return;
     }
-    u64 start = (u64)row * args.hidden;
-    // A lane reads back what it wrote itself: the sum as it is stored.
-    for (u32 i = threadIdx.x % 32; i < args.hidden; i += 32) {
-        store(x + start + i, load(x + start + i) + load(residual + start + i));
+    u64 start = (u64)index * args.hidden;
+    x += start;
+    residual += start;
+    Output out = {gamma, beta, y + start, mean + index, reciprocal_deviation + index};
+    bool eights = rows_of_eights(x, args.hidden) && rows_of_eights(residual, args.hidden);
+    if (args.hidden <= GROUPS * 256 && eights && rows_of_eights(y, args.hidden)) {
+        Row row, other;
+        load_row(x, args.hidden, row);
+        load_row(residual, args.hidden, other);
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            if (column(g) < args.hidden) {
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    row.x[g][i] = as_stored(row.x[g][i] + other.x[g][i]);
+                }
+                store8(x + column(g), row.x[g]);
+            }
+        }
+        normalise_registers(row, args.hidden, args.epsilon, out);
+    } else {
+        // A lane reads back what it wrote itself.
+        for (u32 i = threadIdx.x % 32; i < args.hidden; i += 32) {
+            store(x + i, load(x + i) + load(residual + i));
+        }
+        normalise_memory(x, args.hidden, args.epsilon, out);
     }
-    Statistics s = statistics(x + start, args.hidden, args.epsilon);
-    normalise(x + start, gamma, beta, y + start, args.hidden, s);
-    if (threadIdx.x % 32 == 0) {
-        mean[row] = s.mean;
-        reciprocal_deviation[row] = s.reciprocal_deviation;
+}
+
+__device__ __forceinline__ void backward_registers(const activation* dy, const activation* x, const float* gamma,
+                                                   float mean, float reciprocal, activation* dx, u32 hidden) {
+    Row g, n;
+    load_row(dy, hidden, g);
+    load_row(x, hidden, n);
+    float sum_g = 0.0f, sum_gn = 0.0f;
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        if (column(group) < hidden) {
+            float factors[8];
+            load8(gamma + column(group), factors);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                g.x[group][i] *= factors[i];
+                n.x[group][i] = (n.x[group][i] - mean) * reciprocal;
+                sum_g += g.x[group][i];
+                sum_gn += g.x[group][i] * n.x[group][i];
+            }
+        }
+    }
+    float mean_g = warp_sum(sum_g) / (float)hidden, mean_gn = warp_sum(sum_gn) / (float)hidden;
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        if (column(group) < hidden) {
+            float d[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                d[i] = reciprocal * (g.x[group][i] - mean_g - n.x[group][i] * mean_gn);
+            }
+            store8(dx + column(group), d);
+        }
     }
 }
 
@@ -76,8 +200,13 @@ extern "C" __global__ void layer_norm_backward(const activation* dy, const activ
         return;
     }
     u64 start = (u64)row * args.hidden;
-    u32 lane = threadIdx.x % 32;
     float m = mean[row], r = reciprocal_deviation[row];
+    bool eights = rows_of_eights(dy, args.hidden) && rows_of_eights(x, args.hidden) && rows_of_eights(dx, args.hidden);
+    if (args.hidden <= GROUPS * 256 && eights) {
+        backward_registers(dy + start, x + start, gamma, m, r, dx + start, args.hidden);
+        return;
+    }
+    u32 lane = threadIdx.x % 32;
     float sum_g = 0.0f, sum_gn = 0.0f;
     for (u32 i = lane; i < args.hidden; i += 32) {
         float g = load(dy + start + i) * gamma[i];

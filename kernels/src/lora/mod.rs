@@ -10,7 +10,7 @@
 mod cpu;
 pub mod reference;
 
-use crate::kernel::Grid;
+use crate::kernel::{Grid, TensorFunction};
 use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 arguments! {
@@ -27,12 +27,58 @@ arguments! {
     }
 }
 
+/// Rows, and columns, of a tile on tensor cores.
+const TILE: u32 = 64;
+/// Ranks that the functions for tensor cores take.
+const RANKS_MAX: u32 = 64;
+
+fn dot_grid(args: Args) -> Grid {
+    // A warp four rows.
+    let grid = Grid::warps(args.rows.div_ceil(4));
+    // Eight warps with two stages of 32 rows.
+    let shared_bytes = 8 * 2 * 32 * (TILE + 8) * 2;
+    let tensor = TensorFunction {
+        name: "lora_dot_tensor",
+        blocks: args.rows.div_ceil(32),
+        threads: 256,
+        shared_bytes,
+    };
+    with_tensor_function(args, grid, tensor)
+}
+
+fn expand_grid(args: Args) -> Grid {
+    // A thread four columns of eight rows.
+    let grid = Grid::each(args.rows.div_ceil(8) * args.width.div_ceil(4));
+    let blocks = args.rows.div_ceil(TILE) * args.width.div_ceil(TILE);
+    let tensor = TensorFunction { name: "lora_expand_tensor", blocks, threads: 128, shared_bytes: 0 };
+    with_tensor_function(args, grid, tensor)
+}
+
+fn outer_grid(args: Args) -> Grid {
+    let grid = Grid::new(args.width.div_ceil(32), 1024);
+    // Eight warps with four stages of 16 rows of x, and 16 rows of h for 32 ranks twice.
+    let shared_bytes = 8 * (4 * 16 * (TILE + 8) + 2 * 16 * (32 + 8)) * 2;
+    let tensor = TensorFunction {
+        name: "lora_outer_tensor",
+        blocks: args.width.div_ceil(TILE),
+        threads: 256,
+        shared_bytes,
+    };
+    with_tensor_function(args, grid, tensor)
+}
+
+/// The functions for tensor cores read eight elements at a time.
+fn with_tensor_function(args: Args, grid: Grid, tensor: TensorFunction) -> Grid {
+    let in_eights = [args.width, args.stride, args.offset].iter().all(|n| n.is_multiple_of(8));
+    Grid { tensor: (in_eights && args.rank <= RANKS_MAX).then_some(tensor), ..grid }
+}
+
 /// `x` [rows, width] (strided), `m` [rank, width], `h` [rows, rank].
 pub static DOT: Entry = Entry {
     name: "lora.dot",
     bindings: &[Binding::input("x"), Binding::read("m"), Binding::write("h")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::warps(Args::of(args).rows),
+    cuda: |args| dot_grid(Args::of(args)),
     wgsl: |args| Args::of(args).rows,
     cpu: cpu::dot,
 };
@@ -42,7 +88,7 @@ pub static EXPAND: Entry = Entry {
     name: "lora.expand",
     bindings: &[Binding::read("h"), Binding::read("m"), Binding::changed("y")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::warps(Args::of(args).rows),
+    cuda: |args| expand_grid(Args::of(args)),
     wgsl: |args| Args::of(args).rows,
     cpu: cpu::expand,
 };
@@ -52,8 +98,8 @@ pub static OUTER: Entry = Entry {
     name: "lora.outer",
     bindings: &[Binding::read("h"), Binding::input("x"), Binding::update("g")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::new(Args::of(args).width.div_ceil(32), 1024),
-    wgsl: |args| Args::of(args).width.div_ceil(64),
+    cuda: |args| outer_grid(Args::of(args)),
+    wgsl: |args| Args::of(args).width.div_ceil(16) * Args::of(args).rank.div_ceil(8),
     cpu: cpu::outer,
 };
 

@@ -7,7 +7,10 @@ use crate::Real;
 pub fn forward<R: Real>(x: &[R], width: usize) -> (Vec<R>, Vec<R>) {
     let (mut y, mut lengths) = (vec![], vec![]);
     for row in x.chunks(width) {
-        let length = row.iter().map(|v| *v * *v).sum::<R>().sqrt().max(R::from_f64(f64::from(LENGTH_MIN)));
+        let (length, least) =
+            (row.iter().map(|v| *v * *v).sum::<R>().sqrt(), R::from_f64(f64::from(LENGTH_MIN)));
+        // Not the maximum of both, which of a number and NaN is the number.
+        let length = if length < least { least } else { length };
         y.extend(row.iter().map(|v| *v / length));
         lengths.push(length);
     }

@@ -1,6 +1,6 @@
 //! What a low-rank adapter is attached to and how: rank, scale, dropout, targets.
 
-use crate::{Error, ModelConfig, Result};
+use crate::{Error, ModelConfig, Result, Role};
 
 /// Hyper-parameters of a low-rank adapter (Hu et al. 2021), with PEFT's meaning.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,50 +22,8 @@ pub enum Targets {
     Names(Vec<String>),
 }
 
-/// The six linear layers of an encoder layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Query,
-    Key,
-    Value,
-    AttentionOutput,
-    Intermediate,
-    Output,
-}
-
 /// Sites of random draws are counted in strides of this many a layer; [`Role`]s come first.
 pub(crate) const SITES_A_LAYER: u32 = 16;
-
-impl Role {
-    pub const ALL: [Role; 6] =
-        [Role::Query, Role::Key, Role::Value, Role::AttentionOutput, Role::Intermediate, Role::Output];
-
-    /// Path of the module within its layer.
-    pub fn path(self) -> &'static str {
-        match self {
-            Role::Query => "attention.self.query",
-            Role::Key => "attention.self.key",
-            Role::Value => "attention.self.value",
-            Role::AttentionOutput => "attention.output.dense",
-            Role::Intermediate => "intermediate.dense",
-            Role::Output => "output.dense",
-        }
-    }
-
-    /// `[in, out]`
-    pub fn widths(self, config: &ModelConfig) -> [usize; 2] {
-        match self {
-            Role::Intermediate => [config.hidden, config.intermediate],
-            Role::Output => [config.intermediate, config.hidden],
-            _ => [config.hidden, config.hidden],
-        }
-    }
-}
-
-/// Path of a linear layer, as PEFT and the weight file name it.
-pub fn module_path(layer: usize, role: Role) -> String {
-    format!("encoder.layer.{layer}.{}", role.path())
-}
 
 impl LoraConfig {
     /// Reads PEFT's adapter_config.json.
@@ -88,16 +46,17 @@ impl LoraConfig {
     /// A value out of range, or a name that matches nothing.
     pub fn resolve(&self, model: &ModelConfig) -> Result<Vec<(usize, Role)>> {
         self.check()?;
-        let all: Vec<(usize, Role)> =
-            (0..model.layers).flat_map(|layer| Role::ALL.map(|role| (layer, role))).collect();
+        let all: Vec<(usize, Role)> = (0..model.layers)
+            .flat_map(|layer| model.roles().iter().map(move |role| (layer, *role)))
+            .collect();
         let Targets::Names(names) = &self.targets else { return Ok(all) };
         let matches = |(layer, role): (usize, Role), name: &str| {
-            let path = module_path(layer, role);
+            let path = model.module_path(layer, role);
             path == name || path.ends_with(&format!(".{name}"))
         };
         for name in names {
             if !all.iter().any(|module| matches(*module, name)) {
-                let candidates: Vec<&str> = Role::ALL.iter().map(|role| role.path()).collect();
+                let candidates: Vec<&str> = model.roles().iter().map(|role| model.role_path(*role)).collect();
                 return Err(Error::UnknownTarget { target: name.clone(), candidates: candidates.join(", ") });
             }
         }

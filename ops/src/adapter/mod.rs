@@ -10,13 +10,13 @@ use motley_backends::{Buffer, Category};
 use motley_kernels::dropout::philox::{philox, uniform};
 
 pub(crate) use config::SITES_A_LAYER;
-pub use config::{LoraConfig, Role, Targets, module_path};
+pub use config::{LoraConfig, Targets};
 pub use peft::BaseIdentity;
 use peft::Factors;
 
 use crate::device::Device;
 use crate::encoder::Encoder;
-use crate::{ModelConfig, Result};
+use crate::{ModelConfig, Result, Role};
 
 /// Factors start at multiples of this many elements: 256 bytes, what a wgpu adapter may ask of the offset of a
 /// binding, and whole cache lines everywhere else.
@@ -32,6 +32,7 @@ pub struct Adapter {
     pub(crate) count: usize,
     pub(crate) parameters: Buffer,
     device: Device,
+    model: ModelConfig,
 }
 
 /// Where the factors of one linear layer lie.
@@ -128,12 +129,12 @@ impl Adapter {
             b_transposed: flat[module.b..][..rank * module.outputs].to_vec(),
         });
         let factors: Vec<Factors> = factors.collect();
-        Ok(peft::factors_file(rank, &self.places(), &factors))
+        Ok(peft::factors_file(&self.model, rank, &self.places(), &factors))
     }
 
     /// adapter_config.json.
     pub fn to_peft_config(&self, base: &BaseIdentity) -> String {
-        peft::config_json(&self.config, &self.places(), base)
+        peft::config_json(&self.config, &self.model, base)
     }
 
     /// The flat parameters, f32, padding included.
@@ -149,7 +150,7 @@ impl Adapter {
     }
 
     pub(crate) fn module(&self, layer: usize, role: Role) -> Option<&Module> {
-        let index = self.index.get(layer * Role::ALL.len() + role as usize)?;
+        let index = self.index.get(layer * Role::COUNT + role as usize)?;
         index.map(|index| &self.modules[index])
     }
 
@@ -195,11 +196,12 @@ impl Adapter {
         (modules, count): (Vec<Module>, usize),
         parameters: Buffer,
     ) -> Self {
-        let mut index = vec![None; encoder.config().layers * Role::ALL.len()];
+        let mut index = vec![None; encoder.config().layers * Role::COUNT];
         for (i, module) in modules.iter().enumerate() {
-            index[module.layer * Role::ALL.len() + module.role as usize] = Some(i);
+            index[module.layer * Role::COUNT + module.role as usize] = Some(i);
         }
-        Adapter { config, modules, index, count, parameters, device: encoder.device().clone() }
+        let (device, model) = (encoder.device().clone(), encoder.config().clone());
+        Adapter { config, modules, index, count, parameters, device, model }
     }
 }
 

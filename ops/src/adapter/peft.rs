@@ -9,9 +9,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
-use super::config::{LoraConfig, Role, Targets, module_path};
+use super::config::{LoraConfig, Targets};
 use crate::model::weights::{stored, to_f32};
-use crate::{Error, ModelConfig, Result};
+use crate::{Error, ModelConfig, Result, Role};
 
 const FILE: &str = "adapter_config.json";
 
@@ -31,14 +31,11 @@ pub(crate) struct Factors {
 }
 
 /// Text of adapter_config.json. PEFT's keys alone: it warns of others on each load.
-pub(crate) fn config_json(config: &LoraConfig, modules: &[(usize, Role)], base: &BaseIdentity) -> String {
+pub(crate) fn config_json(config: &LoraConfig, model: &ModelConfig, base: &BaseIdentity) -> String {
     // PEFT refuses a list that matches nothing, and matches by suffix: roles say it shortest.
     let targets: Vec<String> = match &config.targets {
         Targets::Names(names) => names.clone(),
-        Targets::AllLinear => {
-            let used = |role: &Role| modules.iter().any(|(_, other)| other == role);
-            Role::ALL.iter().filter(|role| used(role)).map(|role| role.path().to_owned()).collect()
-        }
+        Targets::AllLinear => model.roles().iter().map(|role| model.role_path(*role).to_owned()).collect(),
     };
     let value = json!({
         "peft_type": "LORA",
@@ -148,7 +145,7 @@ pub(crate) fn parse_factors(
     };
     let mut all = Vec::with_capacity(modules.len());
     for &(layer, role) in modules {
-        let (path, [inputs, outputs]) = (module_path(layer, role), role.widths(model));
+        let (path, [inputs, outputs]) = (model.module_path(layer, role), role.widths(model));
         let a = take(format!("{path}.lora_A.weight"), [rank, inputs])?;
         let b = take(format!("{path}.lora_B.weight"), [outputs, rank])?;
         all.push(Factors { a, b_transposed: transpose(&b, outputs, rank) });
@@ -166,10 +163,15 @@ fn bare_name(name: &str) -> &str {
 }
 
 /// Bytes of adapter_model.safetensors.
-pub(crate) fn factors_file(rank: usize, modules: &[(usize, Role)], factors: &[Factors]) -> Vec<u8> {
+pub(crate) fn factors_file(
+    model: &ModelConfig,
+    rank: usize,
+    modules: &[(usize, Role)],
+    factors: &[Factors],
+) -> Vec<u8> {
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for (&(layer, role), factors) in modules.iter().zip(factors) {
-        let path = module_path(layer, role);
+        let path = model.module_path(layer, role);
         let (inputs, outputs) = (factors.a.len() / rank, factors.b_transposed.len() / rank);
         let b = transpose(&factors.b_transposed, rank, outputs);
         tensors.insert(
@@ -228,13 +230,13 @@ mod tests {
                 Factors { a, b_transposed: (0..2 * outputs).map(|i| -(i as f32)).collect() }
             })
             .collect();
-        let bytes = factors_file(2, &modules, &factors);
+        let bytes = factors_file(&model, 2, &modules, &factors);
         assert_eq!(parse_factors(&bytes, 2, &modules, &model).unwrap(), factors);
         let fewer = parse_factors(&bytes, 2, &modules[..1], &model);
         assert!(matches!(fewer, Err(Error::AdapterTensor { .. })));
         assert!(matches!(parse_factors(&bytes, 3, &modules, &model), Err(Error::TensorShape { .. })));
         let base = BaseIdentity { name_or_path: "org/model".to_owned(), revision: Some("main".to_owned()) };
-        assert_eq!(parse_config(&config_json(&config, &modules, &base)).unwrap(), config);
+        assert_eq!(parse_config(&config_json(&config, &model, &base)).unwrap(), config);
     }
 
     #[test]
@@ -242,11 +244,11 @@ mod tests {
         let model = model();
         let config = LoraConfig { alpha: 16.0, dropout: 0.05, ..config() };
         let base = BaseIdentity { name_or_path: "org/model".to_owned(), revision: None };
-        let text = config_json(&config, &config.resolve(&model).unwrap(), &base);
+        let text = config_json(&config, &model, &base);
         assert!(text.contains("\"lora_alpha\": 16,") && text.contains("\"lora_dropout\": 0.05,"), "{text}");
         assert!(!text.contains("motley"), "{text}");
         let half = LoraConfig { alpha: 0.5, ..config };
-        assert_eq!(parse_config(&config_json(&half, &[], &base)).unwrap(), half);
+        assert_eq!(parse_config(&config_json(&half, &model, &base)).unwrap(), half);
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! The way back: one gradient rule for each record, from the last to the first.
+//! The way back: one gradient rule for each record, from the last to the first. Rules of one family alone stand
+//! beside its forward steps.
 
 use motley_backends::{Buffer, Direction, Epilogue, Linear};
-use motley_kernels::{attention, dropout, gelu, layer_norm, lora, normalize, pool};
+use motley_kernels::{attention, dropout, lora, normalize, pool};
 
 use super::forward::lora_args;
 use super::{DeviceBatch, Draws, Encoder, Pass};
 use crate::Result;
 use crate::adapter::Module;
 use crate::device::{Device, Tensor, from_element};
-use crate::tape::{Gradients, LinearAt, NormAt, Record, Saved, Tape, Value};
+use crate::tape::{Gradients, LinearAt, Record, Saved, Tape, Value};
 
 /// Where gradients come from and go to.
 pub(crate) struct Backward<'a> {
@@ -45,12 +46,12 @@ impl Backward<'_> {
         Ok(())
     }
 
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         &self.encoder.device
     }
 
     /// A pass that only lends its arguments.
-    fn pass(&self) -> Pass<'_> {
+    pub(super) fn pass(&self) -> Pass<'_> {
         Pass { encoder: self.encoder, batch: self.batch, draws: Some(self.draws), tape: None }
     }
 
@@ -61,18 +62,8 @@ impl Backward<'_> {
                 return self.linear((at, x, hidden), first, &gradient, gradients);
             }
             Saved::Layer { layer, x } => return self.layer(layer, x, gradient, gradients),
-            Saved::Norm { at, sum, mean, reciprocal_deviation } => {
-                self.norm(at, &gradient, [&sum, &mean, &reciprocal_deviation])?
-            }
-            Saved::Activation { x } => self.activation(&gradient, &x)?,
-            Saved::Attention { layer, qkv, out, log_sum_exp } => {
-                self.attention(layer, &gradient, [&qkv, &out, &log_sum_exp])?
-            }
-            Saved::Dropout { site } => self.dropout(&gradient, site)?,
-            Saved::Pool { x } => self.pool(&gradient, &x)?,
-            Saved::Normalize { y, length } => self.normalize(&gradient, &y, &length)?,
+            saved => self.rule(saved, gradient)?,
         };
-        drop(gradient);
         // A sum passes its gradient to both sides unchanged.
         for node in [first, second].into_iter().flatten() {
             gradients.add(self.device(), node, dx.clone())?;
@@ -80,50 +71,47 @@ impl Backward<'_> {
         Ok(())
     }
 
-    fn norm(&self, at: NormAt, dy: &Tensor, saved: [&Tensor; 3]) -> Result<Tensor> {
-        let [sum, mean, reciprocal_deviation] = saved;
-        let dx = self.device().activation(dy.rows, dy.width)?;
-        let bindings = [
-            dy.bound(),
-            sum.bound(),
-            self.encoder.norm(at).gamma.all(),
-            mean.bound(),
-            reciprocal_deviation.bound(),
-            dx.bound(),
-        ];
-        self.device().launch(&layer_norm::BACKWARD, &self.pass().norm_args(sum), &bindings)?;
-        Ok(dx)
-    }
-
-    fn activation(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let dx = self.device().activation(dy.rows, dy.width)?;
-        let args = gelu::Args { count: dy.count() as u32, kind: self.encoder.config.activation as u32 };
-        self.device().launch(&gelu::BACKWARD, &args, &[dy.bound(), x.bound(), dx.bound()])?;
-        Ok(dx)
+    /// dx of an operation without weights that learn.
+    fn rule(&self, saved: Saved, dy: Tensor) -> Result<Tensor> {
+        match saved {
+            Saved::LayerNorm { at, sum, mean, reciprocal_deviation } => {
+                self.layer_norm(at, &dy, [&sum, &mean, &reciprocal_deviation])
+            }
+            Saved::RootNorm { at, x, reciprocal_root } => self.root_norm(at, &dy, [&x, &reciprocal_root]),
+            Saved::HeadNorm { layer, x, reciprocal_root } => {
+                self.head_norm(layer, dy, [&x, &reciprocal_root])
+            }
+            Saved::Rotation => self.rotation(dy),
+            Saved::Activation { x } => self.activation(&dy, &x),
+            Saved::Gate { x } => self.gate(&dy, &x),
+            Saved::Attention { layer, qkv, out, log_sum_exp } => {
+                self.attention(layer, &dy, [&qkv, &out, &log_sum_exp])
+            }
+            Saved::Dropout { site } => self.dropout(&dy, site),
+            Saved::Pool { x } => self.pool(&dy, &x),
+            Saved::Normalize { y, length } => self.normalize(&dy, &y, &length),
+            Saved::Sum => Ok(dy),
+            Saved::Linear { .. } | Saved::Layer { .. } => unreachable!("`step` took those"),
+        }
     }
 
     fn attention(&self, layer: usize, dy: &Tensor, saved: [&Tensor; 3]) -> Result<Tensor> {
         let [qkv, out, log_sum_exp] = saved;
+        let args = self.pass().attention_args(layer);
+        let along = self.device().wide(log_sum_exp.rows, log_sum_exp.width)?;
+        self.device().launch(&attention::ALONG, &args, &[dy.bound(), out.bound(), along.bound()])?;
         let dqkv = self.device().activation(qkv.rows, qkv.width)?;
         let bindings = [
             dy.bound(),
             qkv.bound(),
-            out.bound(),
+            along.bound(),
             log_sum_exp.bound(),
             self.batch.cumulative_lengths.all(),
             self.batch.rows.all(),
             dqkv.bound(),
         ];
-        self.device().launch(&attention::BACKWARD, &self.pass().attention_args(layer), &bindings)?;
+        self.device().launch(&attention::BACKWARD, &args, &bindings)?;
         Ok(dqkv)
-    }
-
-    fn dropout(&self, dy: &Tensor, site: u32) -> Result<Tensor> {
-        let args = self.pass().dropout_args(dy, self.encoder.hidden_dropout(), site);
-        let args = args.expect("a record of dropout is made only where something is dropped");
-        let dx = self.device().activation(dy.rows, dy.width)?;
-        self.device().launch(&dropout::APPLY, &args, &[dy.bound(), self.batch.rows.all(), dx.bound()])?;
-        Ok(dx)
     }
 
     fn pool(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {

@@ -1,29 +1,27 @@
-//! The forward pass over a packed batch: one function for each step, each leaving a record if there is a tape.
+//! The forward pass over a packed batch, and the steps that both families share: one function for each, leaving a
+//! record if there is a tape.
 
 use motley_backends::{Buffer, Category, Direction, Epilogue, Linear};
-use motley_kernels::{attention, dropout, embed, gelu, layer_norm, lora, normalize, pool};
+use motley_kernels::{attention, dropout, lora, normalize, pool};
 
-use super::{Encoder, ModelDropout};
+use super::Encoder;
+use super::parts::Frame;
 use crate::adapter::{Module, SITES_A_LAYER};
 use crate::device::{Device, Tensor, from_element};
 use crate::tape::{LinearAt, NormAt, Saved, Tape, Value};
 use crate::{PackedBatch, Result};
 
-/// Sites of the base model's dropout within a layer; those below are the adapters' roles.
+/// Site of the attention's draws within a layer; those below are the adapters' roles.
 const ATTENTION_SITE: u32 = 8;
-const ATTENTION_OUTPUT_SITE: u32 = 9;
-const OUTPUT_SITE: u32 = 10;
-/// Behind the embeddings: a site of no layer.
-const EMBEDDINGS_SITE: u32 = u32::MAX;
 
 /// A packed batch on a device.
 pub(crate) struct DeviceBatch {
     pub(super) tokens: usize,
     pub(super) texts: usize,
     longest: usize,
-    token_ids: Buffer,
-    position_ids: Buffer,
-    type_ids: Buffer,
+    pub(super) token_ids: Buffer,
+    pub(super) position_ids: Buffer,
+    pub(super) type_ids: Buffer,
     pub(super) rows: Buffer,
     pub(super) cumulative_lengths: Buffer,
 }
@@ -66,22 +64,31 @@ impl Pass<'_> {
         for layer in 0..self.encoder.layers.len() {
             x = if checkpoint { self.layer_checkpointed(layer, x)? } else { self.layer(layer, x)? };
         }
+        let x = self.finish(x)?;
         let pooled = self.pool(x)?;
         if self.encoder.pooling.normalize { self.normalize(pooled) } else { Ok(pooled) }
     }
 
+    fn embeddings(&mut self) -> Result<Value> {
+        match self.encoder.frame {
+            Frame::Bert { .. } => self.bert_embeddings(),
+            Frame::Decoder { .. } => self.words(),
+        }
+    }
+
     pub(super) fn layer(&mut self, layer: usize, x: Value) -> Result<Value> {
-        let site = layer as u32 * SITES_A_LAYER;
-        let qkv = self.linear(LinearAt::Qkv(layer), &x)?;
-        let mixed = self.attention(layer, qkv)?;
-        let mixed = self.linear(LinearAt::AttentionOutput(layer), &mixed)?;
-        let mixed = self.base_dropout(mixed, site + ATTENTION_OUTPUT_SITE)?;
-        let x = self.residual_norm(NormAt::Attention(layer), mixed, x)?;
-        let wide = self.feed_forward_activation(layer, &x)?;
-        let out = self.linear(LinearAt::Output(layer), &wide)?;
-        drop(wide);
-        let out = self.base_dropout(out, site + OUTPUT_SITE)?;
-        self.residual_norm(NormAt::Output(layer), out, x)
+        match self.encoder.frame {
+            Frame::Bert { .. } => self.bert_layer(layer, x),
+            Frame::Decoder { .. } => self.decoder_layer(layer, x),
+        }
+    }
+
+    /// What follows the last layer.
+    fn finish(&mut self, x: Value) -> Result<Value> {
+        match self.encoder.frame {
+            Frame::Bert { .. } => Ok(x),
+            Frame::Decoder { .. } => self.root_norm(NormAt::Frame, &x),
+        }
     }
 
     /// A layer of which the tape keeps the input alone; backward runs it again.
@@ -94,7 +101,7 @@ impl Pass<'_> {
         Ok(self.record(out.tensor, [x.node, None], trained, || Saved::Layer { layer, x }))
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         tensor: Tensor,
         inputs: [Option<usize>; 2],
@@ -106,68 +113,12 @@ impl Pass<'_> {
         Value { tensor, node }
     }
 
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         &self.encoder.device
     }
 
-    fn embeddings(&mut self) -> Result<Value> {
-        let (batch, tables, hidden) = (self.batch, &self.encoder.embeddings, self.encoder.config.hidden);
-        let out = self.device().activation(batch.tokens, hidden)?;
-        let args = embed::Args { tokens: batch.tokens as u32, hidden: hidden as u32 };
-        let bindings = [
-            batch.token_ids.all(),
-            batch.position_ids.all(),
-            batch.type_ids.all(),
-            tables.word.all(),
-            tables.position.all(),
-            tables.token_type.all(),
-            out.bound(),
-        ];
-        self.device().launch(&embed::FORWARD, &args, &bindings)?;
-        let value = self.norm(NormAt::Embeddings, out)?;
-        self.base_dropout(value, EMBEDDINGS_SITE)
-    }
-
-    /// The first LayerNorm; nothing trained stands before it.
-    fn norm(&mut self, at: NormAt, x: Tensor) -> Result<Value> {
-        let norm = self.encoder.norm(at);
-        let y = self.device().activation(x.rows, x.width)?;
-        let (mean, deviation) = (self.device().wide(x.rows, 1)?, self.device().wide(x.rows, 1)?);
-        let args = self.norm_args(&x);
-        let bindings =
-            [x.bound(), norm.gamma.all(), norm.beta.all(), y.bound(), mean.bound(), deviation.bound()];
-        self.device().launch(&layer_norm::FORWARD, &args, &bindings)?;
-        Ok(Value { tensor: y, node: None })
-    }
-
-    pub(super) fn norm_args(&self, x: &Tensor) -> layer_norm::Args {
-        let epsilon = self.encoder.config.layer_norm_epsilon;
-        layer_norm::Args { rows: x.rows as u32, hidden: x.width as u32, epsilon }
-    }
-
-    /// LayerNorm of x + residual; `x` is written over.
-    fn residual_norm(&mut self, at: NormAt, x: Value, residual: Value) -> Result<Value> {
-        let norm = self.encoder.norm(at);
-        let (sum, inputs) = (x.tensor, [x.node, residual.node]);
-        let y = self.device().activation(sum.rows, sum.width)?;
-        let mean = self.device().wide(sum.rows, 1)?;
-        let reciprocal_deviation = self.device().wide(sum.rows, 1)?;
-        let args = self.norm_args(&sum);
-        let bindings = [
-            sum.bound(),
-            residual.tensor.bound(),
-            norm.gamma.all(),
-            norm.beta.all(),
-            y.bound(),
-            mean.bound(),
-            reciprocal_deviation.bound(),
-        ];
-        self.device().launch(&layer_norm::RESIDUAL_FORWARD, &args, &bindings)?;
-        Ok(self.record(y, inputs, false, || Saved::Norm { at, sum, mean, reciprocal_deviation }))
-    }
-
     /// x·Wᵀ + bias, and what the adapter adds.
-    fn linear(&mut self, at: LinearAt, x: &Value) -> Result<Value> {
+    pub(super) fn linear(&mut self, at: LinearAt, x: &Value) -> Result<Value> {
         let (weight, _) = self.encoder.linear(at);
         let output = self.device().activation(x.tensor.rows, weight.shape()[0])?;
         self.device().backend.linear(&Linear {
@@ -234,46 +185,9 @@ impl Pass<'_> {
         })
     }
 
-    /// The base model's own dropout, if it was asked for at loading.
-    fn base_dropout(&mut self, x: Value, site: u32) -> Result<Value> {
-        let Some(args) = self.dropout_args(&x.tensor, self.encoder.hidden_dropout(), site) else {
-            return Ok(x);
-        };
-        let y = self.device().activation(x.tensor.rows, x.tensor.width)?;
-        let bindings = [x.tensor.bound(), self.batch.rows.all(), y.bound()];
-        self.device().launch(&dropout::APPLY, &args, &bindings)?;
-        Ok(self.record(y, [x.node, None], false, || Saved::Dropout { site }))
-    }
-
-    /// The wide half of a feed-forward block. The activation is fused with the product where nothing stands between
-    /// them and nothing is kept.
-    fn feed_forward_activation(&mut self, layer: usize, x: &Value) -> Result<Value> {
-        let (at, kind) = (LinearAt::Intermediate(layer), self.encoder.config.activation);
-        if self.draws.is_none() && self.tape.is_none() && self.encoder.adapted(at).is_empty() {
-            let (weight, _) = self.encoder.linear(at);
-            let output = self.device().activation(x.tensor.rows, weight.shape()[0])?;
-            self.device().backend.linear(&Linear {
-                weight,
-                direction: Direction::Forward,
-                rows: x.tensor.rows,
-                input: x.tensor.bound(),
-                output: output.bound(),
-                epilogue: Epilogue::BiasActivation(kind),
-                accumulate: false,
-            })?;
-            return Ok(Value { tensor: output, node: None });
-        }
-        let wide = self.linear(at, x)?;
-        let y = self.device().activation(wide.tensor.rows, wide.tensor.width)?;
-        let args = gelu::Args { count: y.count() as u32, kind: kind as u32 };
-        self.device().launch(&gelu::FORWARD, &args, &[wide.tensor.bound(), y.bound()])?;
-        let (x, node) = (wide.tensor, wide.node);
-        Ok(self.record(y, [node, None], false, || Saved::Activation { x }))
-    }
-
     pub(super) fn attention_args(&self, layer: usize) -> attention::Args {
         let (config, batch) = (&self.encoder.config, self.batch);
-        let head_dim = config.hidden / config.heads;
+        let [query, key] = [config.heads, config.kv_heads].map(|heads| (heads * config.head_dim) as u32);
         let draws = self.draws.unwrap_or(Draws { seed: 0, step: 0 });
         let dropout = if self.draws.is_some() { self.encoder.attention_dropout() } else { 0.0 };
         attention::Args {
@@ -281,14 +195,14 @@ impl Pass<'_> {
             texts: batch.texts as u32,
             longest: batch.longest as u32,
             heads: config.heads as u32,
-            kv_heads: config.heads as u32,
-            head_dim: head_dim as u32,
-            stride: 3 * config.hidden as u32,
+            kv_heads: config.kv_heads as u32,
+            head_dim: config.head_dim as u32,
+            stride: query + 2 * key,
             query: 0,
-            key: config.hidden as u32,
-            value: 2 * config.hidden as u32,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            causal: 0,
+            key: query,
+            value: query + key,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            causal: u32::from(config.decoder.as_ref().is_some_and(|decoder| decoder.is_causal)),
             dropout,
             seed_low: draws.seed as u32,
             seed_high: (draws.seed >> 32) as u32,
@@ -297,9 +211,9 @@ impl Pass<'_> {
         }
     }
 
-    fn attention(&mut self, layer: usize, qkv: Value) -> Result<Value> {
+    pub(super) fn attention(&mut self, layer: usize, qkv: Value) -> Result<Value> {
         let (tokens, config) = (self.batch.tokens, &self.encoder.config);
-        let out = self.device().activation(tokens, config.hidden)?;
+        let out = self.device().activation(tokens, config.heads * config.head_dim)?;
         let log_sum_exp = self.device().wide(tokens, config.heads)?;
         let bindings = [
             qkv.tensor.bound(),
@@ -341,36 +255,6 @@ impl Pass<'_> {
     }
 }
 
-impl Encoder {
-    /// Adapted modules of a linear layer, each with its first column of the output.
-    pub(super) fn adapted(&self, at: LinearAt) -> Vec<(Module, usize)> {
-        let Some(adapter) = &self.adapter else { return Vec::new() };
-        let (LinearAt::Qkv(layer)
-        | LinearAt::AttentionOutput(layer)
-        | LinearAt::Intermediate(layer)
-        | LinearAt::Output(layer)) = at;
-        let (weight, roles) = self.linear(at);
-        let width = weight.shape()[0] / roles.len();
-        let modules =
-            roles.iter().enumerate().map(|(part, role)| (adapter.module(layer, *role), part * width));
-        modules.filter_map(|(module, column)| Some((*module?, column))).collect()
-    }
-
-    fn layer_is_adapted(&self, layer: usize) -> bool {
-        self.adapter
-            .as_ref()
-            .is_some_and(|adapter| adapter.modules.iter().any(|module| module.layer == layer))
-    }
-
-    pub(super) fn hidden_dropout(&self) -> f32 {
-        if self.dropout == ModelDropout::Config { self.config.hidden_dropout } else { 0.0 }
-    }
-
-    fn attention_dropout(&self) -> f32 {
-        if self.dropout == ModelDropout::Config { self.config.attention_dropout } else { 0.0 }
-    }
-}
-
 /// `place` is (width, stride, first column) of the wide side.
 pub(super) fn lora_args(rows: usize, rank: usize, place: (usize, usize, usize), scale: f32) -> lora::Args {
     let (width, stride, offset) = place;
@@ -389,7 +273,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::adapter::{Role, module_site};
+    use crate::Role;
+    use crate::adapter::module_site;
+    use crate::encoder::bert::{ATTENTION_OUTPUT_SITE, EMBEDDINGS_SITE, OUTPUT_SITE};
 
     #[test]
     fn no_two_places_of_a_model_draw_from_one_site() {
@@ -397,7 +283,17 @@ mod tests {
         let mut sites = BTreeSet::from([EMBEDDINGS_SITE]);
         let mut count = 1;
         for layer in 0..layers {
-            let modules = Role::ALL.map(|role| module_site(layer, role));
+            let roles = [
+                Role::Query,
+                Role::Key,
+                Role::Value,
+                Role::AttentionOutput,
+                Role::Intermediate,
+                Role::Output,
+                Role::Gate,
+            ];
+            assert_eq!(roles.len(), Role::COUNT);
+            let modules = roles.map(|role| module_site(layer, role));
             let first = layer as u32 * SITES_A_LAYER;
             let heads = (0..heads).map(|head| attention::head_site(first + ATTENTION_SITE, head));
             let all: Vec<u32> = modules

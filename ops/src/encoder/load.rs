@@ -1,143 +1,94 @@
-//! From files to a device; or without files, for counting memory.
+//! From files to a device; or without files, for counting memory and for measuring speed.
+
+use std::borrow::Cow;
 
 use motley_backends::{Buffer, Category, Error, SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
+use motley_kernels::rope;
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-
-use super::{Embeddings, Encoder, Layer, LoadOptions, ModelFiles, Norm};
-use crate::adapter::{Role, module_path};
+use super::parts::{Frame, Layer, Norm, stacked};
+use super::{Encoder, LoadOptions, ModelFiles, names, random};
 use crate::device::Device;
 use crate::model::pooling::max_sequence_length;
-use crate::model::weights::{RawTensor, Weights};
-use crate::{ModelConfig, Pooling, Result};
+use crate::model::weights::{Weights, to_f32};
+use crate::tape::{LinearAt, NormAt};
+use crate::{ModelConfig, Pooling, Result, Role};
 
 pub(super) fn load(device: Device, model: &ModelFiles<'_>, options: &LoadOptions) -> Result<Encoder> {
     let config = ModelConfig::parse(model.config_json)?;
-    let pooling = Pooling::parse(model.pooling_json, model.modules_json, config.hidden)?;
+    let pooling = Pooling::parse(model.pooling_json, model.modules_json, &config)?;
     let longest = model.sentence_bert_json.map_or(Ok(None), max_sequence_length)?;
-    let weights = Some(Weights::open(model.weights)?);
-    Builder { device, config, weights, options }.build(pooling, longest)
+    let source = Source::Files(Weights::open(model.weights, names::landmark(&config))?);
+    Builder { device, config, source, options }.build(pooling, longest)
 }
 
 /// Every tensor that [`load`] would read is there with the shape that config.json gives it. Nothing is copied.
 pub(super) fn check(model: &ModelFiles<'_>) -> Result<()> {
     let config = ModelConfig::parse(model.config_json)?;
-    let weights = Weights::open(model.weights)?;
-    let norm = |path: &str| -> Result<()> {
-        for part in ["weight", "bias"] {
-            weights.raw(&norm_name(path, part), &[config.hidden])?;
-        }
-        Ok(())
-    };
-    for (name, rows) in tables(&config) {
-        weights.raw(&table_name(name), &[rows, config.hidden])?;
-    }
-    norm("embeddings")?;
-    for layer in 0..config.layers {
-        for role in Role::ALL {
-            let ([inputs, outputs], path) = (role.widths(&config), module_path(layer, role));
-            weights.raw(&format!("{path}.weight"), &[outputs, inputs])?;
-            weights.raw(&format!("{path}.bias"), &[outputs])?;
-        }
-        norm(&attention_norm(layer))?;
-        norm(&output_norm(layer))?;
-    }
-    Ok(())
+    let weights = Weights::open(model.weights, names::landmark(&config))?;
+    names::all(&config).iter().try_for_each(|(name, shape)| weights.raw(name, shape).map(drop))
 }
 
 /// A model without values, on a device that only counts.
 pub(super) fn blank(device: Device, config: &ModelConfig, options: &LoadOptions) -> Result<Encoder> {
-    let pooling = Pooling::parse(None, None, config.hidden)?;
-    Builder { device, config: config.clone(), weights: None, options }.build(pooling, None)
+    without_files(device, config, options, Source::Blank)
 }
 
-/// A model with small random weights, all stored as bf16. The file is made in memory.
 pub(super) fn random(
     device: Device,
     config: &ModelConfig,
     options: &LoadOptions,
     seed: u64,
 ) -> Result<Encoder> {
-    let mut tensors: Vec<(String, Vec<usize>)> = Vec::new();
-    let norm = |tensors: &mut Vec<(String, Vec<usize>)>, path: &str| {
-        tensors.extend(["weight", "bias"].map(|part| (norm_name(path, part), vec![config.hidden])));
-    };
-    for (name, rows) in tables(config) {
-        tensors.push((table_name(name), vec![rows, config.hidden]));
+    without_files(device, config, options, Source::Random(seed))
+}
+
+fn without_files(
+    device: Device,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    source: Source<'_>,
+) -> Result<Encoder> {
+    let pooling = Pooling::parse(None, None, config)?;
+    Builder { device, config: config.clone(), source, options }.build(pooling, None)
+}
+
+/// Where values come from.
+enum Source<'a> {
+    Files(Weights<'a>),
+    /// Every tensor is taken to be there, and only its size counts.
+    Blank,
+    Random(u64),
+}
+
+/// A matrix as stored, row-major, little-endian.
+struct Matrix<'a> {
+    bytes: Cow<'a, [u8]>,
+    shape: [usize; 2],
+    dtype: SourceDtype,
+}
+
+impl Matrix<'_> {
+    fn part(&self) -> WeightPart<'_> {
+        WeightPart { bytes: &self.bytes, shape: self.shape, dtype: self.dtype }
     }
-    norm(&mut tensors, "embeddings");
-    for layer in 0..config.layers {
-        for role in Role::ALL {
-            let ([inputs, outputs], path) = (role.widths(config), module_path(layer, role));
-            tensors.push((format!("{path}.weight"), vec![outputs, inputs]));
-            tensors.push((format!("{path}.bias"), vec![outputs]));
-        }
-        norm(&mut tensors, &attention_norm(layer));
-        norm(&mut tensors, &output_norm(layer));
-    }
-    let mut state = seed | 1;
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, shape)| random_bf16(&mut state, shape.iter().product())).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
-        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes).map_err(crate::Error::WeightFile)?;
-        Ok((name.clone(), view))
-    });
-    let file = safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None);
-    let file = file.map_err(crate::Error::WeightFile)?;
-    drop(bytes);
-    let pooling = Pooling::parse(None, None, config.hidden)?;
-    let weights = Some(Weights::open(&[&file])?);
-    Builder { device, config: config.clone(), weights, options }.build(pooling, None)
-}
-
-/// Values of magnitude 2⁻⁵ to 2⁻⁴ and either sign, by xorshift (Marsaglia 2003).
-fn random_bf16(state: &mut u64, count: usize) -> Vec<u8> {
-    let value = |_| {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        ((*state >> 32) as u16 & 0x807f | 0x3d00).to_le_bytes()
-    };
-    (0..count).flat_map(value).collect()
-}
-
-/// Names of the embedding tables, with their rows.
-fn tables(config: &ModelConfig) -> [(&'static str, usize); 3] {
-    [("word", config.vocabulary), ("position", config.position_rows), ("token_type", config.token_types)]
-}
-
-fn table_name(name: &str) -> String {
-    format!("embeddings.{name}_embeddings.weight")
-}
-
-fn norm_name(path: &str, part: &str) -> String {
-    format!("{path}.LayerNorm.{part}")
-}
-
-fn attention_norm(layer: usize) -> String {
-    format!("encoder.layer.{layer}.attention.output")
-}
-
-fn output_norm(layer: usize) -> String {
-    format!("encoder.layer.{layer}.output")
 }
 
 struct Builder<'a> {
     device: Device,
     config: ModelConfig,
-    /// Absent: every tensor is taken to be there, and only its size counts.
-    weights: Option<Weights<'a>>,
+    source: Source<'a>,
     options: &'a LoadOptions,
 }
 
 impl Builder<'_> {
     fn build(self, mut pooling: Pooling, max_sequence_length: Option<usize>) -> Result<Encoder> {
         pooling.normalize = self.options.normalize.unwrap_or(pooling.normalize);
-        let embeddings = self.embeddings()?;
+        let word = self.table(names::landmark(&self.config), self.config.vocabulary)?;
+        let frame = self.frame()?;
         let layers = (0..self.config.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>>>()?;
         Ok(Encoder {
-            embeddings,
+            word,
+            frame,
             layers,
             pooling,
             dropout: self.options.dropout,
@@ -150,82 +101,128 @@ impl Builder<'_> {
         })
     }
 
-    fn embeddings(&self) -> Result<Embeddings> {
-        let [word, position, token_type] =
-            tables(&self.config).map(|(name, rows)| self.table(&table_name(name), rows));
-        Ok(Embeddings {
-            word: word?,
-            position: position?,
-            token_type: token_type?,
-            norm: self.norm("embeddings")?,
-        })
-    }
-
-    fn table(&self, name: &str, rows: usize) -> Result<Buffer> {
-        let hidden = self.config.hidden;
-        match &self.weights {
-            None => self.device.blank_table(rows, hidden),
-            Some(weights) => self.device.upload_table(&weights.f32(name, &[rows, hidden])?),
-        }
-    }
-
-    fn norm(&self, path: &str) -> Result<Norm> {
-        let vector = |part: &str| self.values(&norm_name(path, part), &[self.config.hidden]);
-        Ok(Norm { gamma: vector("weight")?, beta: vector("bias")? })
-    }
-
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Buffer> {
-        match &self.weights {
-            None => self.device.unfilled(shape[0], shape[1..].iter().product(), Category::Weights),
-            Some(weights) => self.device.upload_f32(&weights.f32(name, shape)?, Category::Weights),
-        }
+    fn frame(&self) -> Result<Frame> {
+        let config = &self.config;
+        let Some(decoder) = &config.decoder else {
+            return Ok(Frame::Bert {
+                position: self.table(names::POSITIONS, config.position_rows)?,
+                token_type: self.table(names::TOKEN_TYPES, config.token_types)?,
+                norm: self.norm(NormAt::Frame)?,
+            });
+        };
+        let (rows, width) = (config.max_positions(), config.head_dim);
+        let angles = match self.source {
+            Source::Blank => self.device.unfilled(rows, width, Category::Weights)?,
+            _ => {
+                let angles = rope::table(0..rows, width, decoder.rotation_base);
+                self.device.upload_f32(&angles, Category::Weights)?
+            }
+        };
+        Ok(Frame::Decoder { angles, norm: self.norm(NormAt::Frame)? })
     }
 
     fn layer(&self, layer: usize) -> Result<Layer> {
+        let has_head_norms = self.config.decoder.as_ref().is_some_and(|decoder| decoder.head_norms);
+        let head_norms = || -> Result<[Buffer; 2]> {
+            let [query, key] = names::head_norms(layer);
+            Ok([
+                self.vector(&query, self.config.head_dim, 1.0)?,
+                self.vector(&key, self.config.head_dim, 1.0)?,
+            ])
+        };
         Ok(Layer {
-            qkv: self.linear(layer, &[Role::Query, Role::Key, Role::Value])?,
-            attention_output: self.linear(layer, &[Role::AttentionOutput])?,
-            attention_norm: self.norm(&attention_norm(layer))?,
-            intermediate: self.linear(layer, &[Role::Intermediate])?,
-            output: self.linear(layer, &[Role::Output])?,
-            output_norm: self.norm(&output_norm(layer))?,
+            qkv: self.linear(layer, LinearAt::Qkv(layer))?,
+            head_norms: has_head_norms.then(head_norms).transpose()?,
+            attention_output: self.linear(layer, LinearAt::AttentionOutput(layer))?,
+            attention_norm: self.norm(NormAt::Attention(layer))?,
+            intermediate: self.linear(layer, LinearAt::Intermediate(layer))?,
+            output: self.linear(layer, LinearAt::Output(layer))?,
+            output_norm: self.norm(NormAt::Output(layer))?,
         })
     }
 
+    fn norm(&self, at: NormAt) -> Result<Norm> {
+        let (gamma, beta) = names::norm(&self.config, at);
+        let beta = beta.map(|name| self.vector(&name, self.config.hidden, 0.0)).transpose()?;
+        Ok(Norm { gamma: self.vector(&gamma, self.config.hidden, 1.0)?, beta })
+    }
+
+    /// An embedding table of the model's width.
+    fn table(&self, name: &str, rows: usize) -> Result<Buffer> {
+        let hidden = self.config.hidden;
+        match &self.source {
+            Source::Blank => self.device.blank_table(rows, hidden),
+            Source::Random(seed) => self.device.upload_table(rows, hidden, |first, count| {
+                random::values(*seed, name, first * hidden, count * hidden)
+            }),
+            Source::Files(weights) => {
+                let raw = weights.raw(name, &[rows, hidden])?;
+                let row = hidden * raw.stored.bytes();
+                self.device.upload_table(rows, hidden, |first, count| {
+                    to_f32(&raw.bytes[first * row..][..count * row], raw.stored)
+                })
+            }
+        }
+    }
+
+    /// f32 on the device; `usual` is what it holds where nothing was trained.
+    fn vector(&self, name: &str, length: usize, usual: f32) -> Result<Buffer> {
+        match &self.source {
+            Source::Blank => self.device.unfilled(length, 1, Category::Weights),
+            _ => self.device.upload_f32(&self.values(name, length, usual)?, Category::Weights),
+        }
+    }
+
+    fn values(&self, name: &str, length: usize, usual: f32) -> Result<Vec<f32>> {
+        match &self.source {
+            Source::Files(weights) => weights.f32(name, &[length]),
+            Source::Blank | Source::Random(_) => Ok(vec![usual; length]),
+        }
+    }
+
     /// Modules of one input, stacked along the output.
-    fn linear(&self, layer: usize, roles: &[Role]) -> Result<Weight> {
-        let mut parts = Vec::with_capacity(roles.len());
+    fn linear(&self, layer: usize, at: LinearAt) -> Result<Weight> {
+        let (config, roles) = (&self.config, stacked(at, self.config.decoder.is_some()));
+        let matrices = roles.iter().map(|role| self.matrix(layer, *role)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<WeightPart<'_>> = matrices.iter().map(Matrix::part).collect();
         let mut bias = Vec::new();
-        for role in roles {
-            let [inputs, outputs] = role.widths(&self.config);
-            let (raw, mut values) = self.module(layer, *role)?;
-            bias.append(&mut values);
-            parts.push(WeightPart { bytes: raw.bytes, shape: [outputs, inputs], dtype: raw.stored });
+        for role in roles.iter().filter(|role| config.has_bias(**role)) {
+            let outputs = role.widths(config)[1];
+            bias.append(&mut self.values(&names::bias(config, layer, *role), outputs, 0.0)?);
         }
         let format = match self.options.quantization {
             None => WeightFormat::F32,
             Some(quantization) => WeightFormat::Nf4 { double_quantization: quantization.double },
         };
-        let source = WeightSource { parts: &parts, format, bias: Some(&bias) };
+        let bias = (!bias.is_empty()).then_some(&bias[..]);
         let named = |error| match error {
             Error::NonFinite { part, element, value } => crate::Error::NonFiniteWeight {
-                name: format!("{}.weight", module_path(layer, roles[part])),
+                name: names::weight(config, layer, roles[part]),
                 place: [element / parts[part].shape[1], element % parts[part].shape[1]],
                 value,
             },
             other => other.into(),
         };
+        let source = WeightSource { parts: &parts, format, bias };
         self.device.backend.prepare_weight(&source).map_err(named)
     }
 
-    /// A module's weight as stored, and its bias.
-    fn module(&self, layer: usize, role: Role) -> Result<(RawTensor<'_>, Vec<f32>)> {
-        let [inputs, outputs] = role.widths(&self.config);
-        let Some(weights) = &self.weights else {
-            return Ok((RawTensor { bytes: &[], stored: SourceDtype::F32 }, vec![0.0; outputs]));
+    /// A module's weight.
+    fn matrix(&self, layer: usize, role: Role) -> Result<Matrix<'_>> {
+        let ([inputs, outputs], name) = (role.widths(&self.config), names::weight(&self.config, layer, role));
+        let shape = [outputs, inputs];
+        let (bytes, dtype) = match &self.source {
+            Source::Blank => (Cow::Borrowed(&[][..]), SourceDtype::F32),
+            Source::Files(weights) => {
+                let raw = weights.raw(&name, &shape)?;
+                (Cow::Borrowed(raw.bytes), raw.stored)
+            }
+            Source::Random(seed) => {
+                let values = random::values(*seed, &name, 0, inputs * outputs);
+                let halves = values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes());
+                (Cow::Owned(halves.collect()), SourceDtype::Bf16)
+            }
         };
-        let path = module_path(layer, role);
-        let raw = weights.raw(&format!("{path}.weight"), &[outputs, inputs])?;
-        Ok((raw, weights.f32(&format!("{path}.bias"), &[outputs])?))
+        Ok(Matrix { bytes, shape, dtype })
     }
 }

@@ -1,28 +1,36 @@
 //! A text encoder on a device: packed forward pass, pooling, normalisation, an adapter that may be attached.
 //!
 //! ```text
-//! embeddings → LayerNorm → layers × { q,k,v → attention → product → +residual, LayerNorm
-//!                                     → product → activation → product → +residual, LayerNorm } → pool → normalise
+//! BERT      embeddings → norm → layers → pool → normalise
+//! decoder   words → layers → norm → pool → normalise
 //! ```
 //!
-//! Source: BERT (Devlin et al. 2018) and sentence-transformers' modules.
+//! Layers are those of `bert` and `decoder`; `forward` and `backward` hold what both share, `parts` what they consist
+//! of, `names` what files call it.
+//!
+//! Sources: BERT (Devlin et al. 2018), Llama (Touvron et al. 2023), sentence-transformers' modules.
 
 mod backward;
+mod bert;
+mod decoder;
 mod forward;
 mod load;
+mod names;
+mod parts;
+mod random;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer, DeviceKind, Weight};
+use motley_backends::{Backend, Buffer, DeviceKind};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
 
-use crate::adapter::{Adapter, Role, module_path};
+use self::parts::{Frame, Layer};
+use crate::adapter::Adapter;
 use crate::device::Device;
 use crate::model::split_by_budget;
-use crate::tape::{LinearAt, NormAt};
-use crate::{Error, ModelConfig, PackedBatch, Pooling, Result, TokenizedText};
+use crate::{Error, ModelConfig, PackedBatch, Pooling, Result, Role, TokenizedText};
 
 /// Texts and bytes of a model's files; `weights` is one safetensors file or its shards.
 #[derive(Debug, Clone, Copy)]
@@ -66,33 +74,12 @@ pub struct Encoder {
     dropout: ModelDropout,
     quantization: Option<Quantization>,
     max_sequence_length: Option<usize>,
-    embeddings: Embeddings,
+    /// Embeddings of words [vocabulary, hidden], in the precision of activations.
+    word: Buffer,
+    frame: Frame,
     layers: Vec<Layer>,
     adapter: Option<Adapter>,
     pass_tokens: usize,
-}
-
-/// Tables f32 [rows, hidden].
-struct Embeddings {
-    word: Buffer,
-    position: Buffer,
-    token_type: Buffer,
-    norm: Norm,
-}
-
-/// f32 [hidden] each.
-struct Norm {
-    gamma: Buffer,
-    beta: Buffer,
-}
-
-struct Layer {
-    qkv: Weight,
-    attention_output: Weight,
-    attention_norm: Norm,
-    intermediate: Weight,
-    output: Weight,
-    output_norm: Norm,
 }
 
 /// Tokens of one pass of [`Encoder::embed`].
@@ -127,10 +114,11 @@ impl Encoder {
         load::check(model)
     }
 
-    /// A model of this architecture with small random weights, for measuring.
+    /// A model of random weights, made layer by layer on any backend: matrices as of N(0, 0.02²), norms 1, biases 0.
+    /// The same `seed` gives the same values everywhere. Texts are pooled as the model's family does by default.
     ///
     /// # Errors
-    /// No memory, a device that failed.
+    /// No memory.
     pub fn random(
         backend: Arc<dyn Backend>,
         config: &ModelConfig,
@@ -256,7 +244,8 @@ impl Encoder {
     pub fn merged_weights(&self) -> Result<impl Iterator<Item = Result<MergedWeight>>> {
         let adapter = self.adapter.as_ref().ok_or(Error::NoAdapter)?;
         let flat = adapter.parameters()?;
-        let places = (0..self.layers.len()).flat_map(|layer| Role::ALL.map(|role| (layer, role)));
+        let places = (0..self.layers.len())
+            .flat_map(|layer| self.config.roles().iter().map(move |role| (layer, *role)));
         Ok(places.map(move |(layer, role)| {
             let [inputs, outputs] = role.widths(&self.config);
             let mut values = self.base_weight(layer, role)?;
@@ -266,44 +255,16 @@ impl Encoder {
                     .zip(adapter.update(&flat, module))
                     .for_each(|(value, update)| *value += update);
             }
-            Ok((format!("{}.weight", module_path(layer, role)), [outputs, inputs], values))
+            Ok((format!("{}.weight", self.config.module_path(layer, role)), [outputs, inputs], values))
         }))
     }
 
     /// A linear layer's weight as the device multiplies with it, [out, in].
     fn base_weight(&self, layer: usize, role: Role) -> Result<Vec<f32>> {
-        let at = match role {
-            Role::Query | Role::Key | Role::Value => LinearAt::Qkv(layer),
-            Role::AttentionOutput => LinearAt::AttentionOutput(layer),
-            Role::Intermediate => LinearAt::Intermediate(layer),
-            Role::Output => LinearAt::Output(layer),
-        };
-        let (weight, roles) = self.linear(at);
-        let values = self.device.backend.read_weight(weight)?;
-        let part =
-            roles.iter().position(|other| *other == role).expect("the role's own linear layer was chosen");
+        let (at, row) = self.place(layer, role);
+        let values = self.device.backend.read_weight(self.linear(at).0)?;
         let [inputs, outputs] = role.widths(&self.config);
-        Ok(values[part * inputs * outputs..][..inputs * outputs].to_vec())
-    }
-
-    /// A linear layer and the modules stacked in its output.
-    fn linear(&self, at: LinearAt) -> (&Weight, &'static [Role]) {
-        match at {
-            LinearAt::Qkv(layer) => (&self.layers[layer].qkv, &[Role::Query, Role::Key, Role::Value]),
-            LinearAt::AttentionOutput(layer) => {
-                (&self.layers[layer].attention_output, &[Role::AttentionOutput])
-            }
-            LinearAt::Intermediate(layer) => (&self.layers[layer].intermediate, &[Role::Intermediate]),
-            LinearAt::Output(layer) => (&self.layers[layer].output, &[Role::Output]),
-        }
-    }
-
-    fn norm(&self, at: NormAt) -> &Norm {
-        match at {
-            NormAt::Embeddings => &self.embeddings.norm,
-            NormAt::Attention(layer) => &self.layers[layer].attention_norm,
-            NormAt::Output(layer) => &self.layers[layer].output_norm,
-        }
+        Ok(values[row * inputs..][..inputs * outputs].to_vec())
     }
 }
 

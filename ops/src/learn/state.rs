@@ -7,7 +7,6 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::Trainer;
-use crate::adapter::module_path;
 use crate::model::weights::to_f32;
 use crate::{Error, Result};
 
@@ -119,9 +118,9 @@ impl TrainerState {
 /// Name, first element and shape of every factor.
 fn places(trainer: &Trainer) -> Vec<(String, usize, [usize; 2])> {
     let adapter = trainer.adapter();
-    let rank = adapter.config.rank;
+    let (rank, model) = (adapter.config.rank, trainer.encoder().config());
     let of = |module: &crate::adapter::Module| {
-        let path = module_path(module.layer, module.role);
+        let path = model.module_path(module.layer, module.role);
         [
             (format!("{path}.lora_A"), module.a, [rank, module.inputs]),
             (format!("{path}.lora_B_transposed"), module.b, [rank, module.outputs]),

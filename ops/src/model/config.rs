@@ -1,47 +1,58 @@
 //! A model's architecture, from the text of its config.json.
 //!
-//! Supported is the BERT family: `bert` itself (MiniLM, bge, e5, gte, arctic, mxbai) and `roberta`, `xlm-roberta`,
-//! `camembert`, which differ in where positions start. Defaults of missing keys are those of Hugging Face's configs.
+//! Supported are the BERT family: `bert` itself (MiniLM, bge, e5, gte, arctic, mxbai) and `roberta`, `xlm-roberta`,
+//! `camembert`, which differ in where positions start; and the decoders of [`super::decoder`]. Defaults of missing
+//! keys are those of Hugging Face's configs.
 
 use motley_kernels::gelu;
 use serde::Deserialize;
 
+use super::decoder::{self, Decoder};
 use crate::device::ELEMENTS_MAX;
 use crate::{Error, Result};
 
-const FILE: &str = "config.json";
+pub(super) const FILE: &str = "config.json";
 /// Largest width, vocabulary and number of positions. Token indices are 24 bits of the key of a random draw, and the
 /// largest vocabulary of a text encoder today is some 2¹⁸.
 const SIZE_MAX: usize = 1 << 24;
 /// The stacked matrix of query, key and value has three times the square of it.
 const HIDDEN_MAX: usize = 37_837;
 const _: () = assert!(3 * HIDDEN_MAX * HIDDEN_MAX <= ELEMENTS_MAX);
+/// Twice that of the widest head today.
+const HEAD_DIM_MAX: usize = 512;
 /// Ten times the deepest encoder today.
 const LAYERS_MAX: usize = 1024;
-const SUPPORTED: &str = "bert, roberta, xlm-roberta, camembert";
+const SUPPORTED: &str = "bert, roberta, xlm-roberta, camembert, qwen3, qwen2, mistral, llama";
 
-/// Architecture of an encoder. Every value is checked: heads divide hidden, counts are not zero.
+/// Architecture of a model. Every value is checked: heads divide what they share, counts are not zero.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     pub model_type: String,
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,
+    /// Heads of keys and values: `heads`, or fewer, each for as many query heads.
+    pub kv_heads: usize,
+    pub head_dim: usize,
     /// Width between the two products of a feed-forward block.
     pub intermediate: usize,
     /// Rows of the word embeddings.
     pub vocabulary: usize,
-    /// Rows of the position embeddings.
+    /// Rows of the position embeddings, or positions that are rotated.
     pub position_rows: usize,
     /// Position of a text's first token: 0, or pad_token_id + 1 in the RoBERTa family.
     pub position_first: usize,
     pub token_types: usize,
+    /// Of LayerNorm, in decoders of the norm by the root mean square.
     pub layer_norm_epsilon: f32,
+    /// Of the BERT family's feed-forward blocks.
     pub activation: gelu::Kind,
     /// Dropout behind embeddings and blocks; used only if asked for at loading.
     pub hidden_dropout: f32,
     /// Dropout of attention probabilities; used only if asked for at loading.
     pub attention_dropout: f32,
+    /// Absent in the BERT family.
+    pub decoder: Option<Decoder>,
 }
 
 #[derive(Deserialize)]
@@ -98,19 +109,33 @@ impl ModelConfig {
         }
         let family: Family = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         let model_type = family.model_type.unwrap_or_else(|| "bert".to_owned());
-        let is_roberta = match model_type.as_str() {
-            "bert" => false,
-            "roberta" | "xlm-roberta" | "camembert" => true,
+        let config = match (model_type.as_str(), decoder::Family::of(&model_type)) {
+            (_, Some(family)) => decoder::parse(text, family, model_type)?,
+            ("bert", _) => Self::parse_bert(text, model_type, false)?,
+            ("roberta" | "xlm-roberta" | "camembert", _) => Self::parse_bert(text, model_type, true)?,
             _ => return Err(Error::UnsupportedModel { found: model_type, supported: SUPPORTED }),
         };
-        let raw: Raw = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn parse_bert(text: &str, model_type: String, is_roberta: bool) -> Result<Self> {
+        let raw: Raw = serde_json::from_str(text)
+            .map_err(|error| Error::Malformed { file: FILE, problem: error.to_string() })?;
         refuse_variants(&raw)?;
-        let config = ModelConfig {
+        let (hidden, heads) = (raw.hidden_size, raw.num_attention_heads);
+        if heads > 0 && !hidden.is_multiple_of(heads) {
+            let expected = format!("a multiple of num_attention_heads = {heads}");
+            return Err(Error::ModelSize { key: "hidden_size", value: hidden, expected });
+        }
+        Ok(ModelConfig {
             activation: activation(raw.hidden_act.as_deref().unwrap_or("gelu"))?,
             model_type,
-            hidden: raw.hidden_size,
+            hidden,
             layers: raw.num_hidden_layers,
-            heads: raw.num_attention_heads,
+            heads,
+            kv_heads: heads,
+            head_dim: hidden / heads.max(1),
             intermediate: raw.intermediate_size,
             vocabulary: raw.vocab_size,
             position_rows: raw.max_position_embeddings,
@@ -119,9 +144,8 @@ impl ModelConfig {
             layer_norm_epsilon: raw.layer_norm_eps as f32,
             hidden_dropout: raw.hidden_dropout_prob,
             attention_dropout: raw.attention_probs_dropout_prob,
-        };
-        config.check()?;
-        Ok(config)
+            decoder: None,
+        })
     }
 
     /// Longest text in tokens.
@@ -132,7 +156,8 @@ impl ModelConfig {
     fn check(&self) -> Result<()> {
         self.check_sizes()?;
         let problem = if self.layer_norm_epsilon.is_nan() || self.layer_norm_epsilon <= 0.0 {
-            format!("layer_norm_eps {} is not positive", self.layer_norm_epsilon)
+            let key = if self.decoder.is_some() { "rms_norm_eps" } else { "layer_norm_eps" };
+            format!("{key} {} is not positive", self.layer_norm_epsilon)
         } else if !(0.0..1.0).contains(&self.hidden_dropout) || !(0.0..1.0).contains(&self.attention_dropout)
         {
             "a dropout probability is not within 0..1".to_owned()
@@ -146,11 +171,13 @@ impl ModelConfig {
     fn check_sizes(&self) -> Result<()> {
         let wrong = |key, value, expected: String| Err(Error::ModelSize { key, value, expected });
         let width = self.hidden.max(1);
+        // Gate and up are stacked in one matrix.
+        let stacked = if self.decoder.is_some() { 2 } else { 1 };
         let sizes = [
             ("hidden_size", self.hidden, HIDDEN_MAX),
             ("num_hidden_layers", self.layers, LAYERS_MAX),
             ("num_attention_heads", self.heads, SIZE_MAX),
-            ("intermediate_size", self.intermediate, (ELEMENTS_MAX / width).min(SIZE_MAX)),
+            ("intermediate_size", self.intermediate, (ELEMENTS_MAX / stacked / width).min(SIZE_MAX)),
             ("vocab_size", self.vocabulary, (ELEMENTS_MAX / width).min(SIZE_MAX)),
             ("max_position_embeddings", self.position_rows, (ELEMENTS_MAX / width).min(SIZE_MAX)),
             ("type_vocab_size", self.token_types, (ELEMENTS_MAX / width).min(SIZE_MAX)),
@@ -160,13 +187,33 @@ impl ModelConfig {
         {
             return wrong(key, value, format!("1 to {most}"));
         }
-        if !self.hidden.is_multiple_of(self.heads) {
-            let expected = format!("a multiple of num_attention_heads = {}", self.heads);
-            return wrong("hidden_size", self.hidden, expected);
-        }
+        self.check_heads()?;
         if self.position_rows <= self.position_first {
             let expected = format!("more than the first position {}", self.position_first);
             return wrong("max_position_embeddings", self.position_rows, expected);
+        }
+        Ok(())
+    }
+
+    /// Key-value heads divide heads, heads have halves, and the stacked matrix of query, key and value can be counted.
+    fn check_heads(&self) -> Result<()> {
+        if self.decoder.is_none() {
+            return Ok(());
+        }
+        let wrong = |key, value, expected: String| Err(Error::ModelSize { key, value, expected });
+        if !(1..=self.heads).contains(&self.kv_heads) {
+            return wrong("num_key_value_heads", self.kv_heads, format!("1 to {}", self.heads));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let expected = format!("a multiple of num_key_value_heads = {}", self.kv_heads);
+            return wrong("num_attention_heads", self.heads, expected);
+        }
+        if !self.head_dim.is_multiple_of(2) || !(2..=HEAD_DIM_MAX).contains(&self.head_dim) {
+            return wrong("head_dim", self.head_dim, format!("an even number up to {HEAD_DIM_MAX}"));
+        }
+        let most = ELEMENTS_MAX / self.hidden / self.head_dim / 3;
+        if self.heads > most {
+            return wrong("num_attention_heads", self.heads, format!("1 to {most}"));
         }
         Ok(())
     }

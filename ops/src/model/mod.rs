@@ -2,11 +2,14 @@
 
 mod batch;
 mod config;
+mod decoder;
+mod module;
 pub(crate) mod pooling;
-mod shapes;
+pub mod shapes;
 pub(crate) mod weights;
 
 pub use batch::{PackedBatch, RowIdentity, TokenizedText, split_by_budget};
 pub use config::ModelConfig;
+pub use decoder::Decoder;
+pub use module::Role;
 pub use pooling::{Pooling, pooling_folder};
-pub use shapes::{SHAPES, shape};

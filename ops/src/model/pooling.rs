@@ -6,6 +6,7 @@
 use motley_kernels::pool;
 use serde_json::{Map, Value};
 
+use super::ModelConfig;
 use crate::{Error, Result};
 
 const POOLING: &str = "1_Pooling/config.json";
@@ -21,17 +22,18 @@ pub struct Pooling {
 }
 
 impl Pooling {
-    /// Reads the pooling's config.json and modules.json. Without modules.json a missing pooling file means `mean`, and
-    /// nothing is normalised, as in sentence-transformers; with it, the pooling has to be there. `hidden` is the
-    /// model's width.
+    /// Reads the pooling's config.json and modules.json. Without modules.json a missing pooling file means `mean`, as
+    /// in sentence-transformers, in decoders the last token, and nothing is normalised; with it, the pooling has to be
+    /// there.
     ///
     /// # Errors
     /// Malformed text, an unknown pooling mode, several modes at once, a module that is not supported, or modules
     /// whose pooling is missing.
-    pub fn parse(pooling: Option<&str>, modules: Option<&str>, hidden: usize) -> Result<Self> {
+    pub fn parse(pooling: Option<&str>, modules: Option<&str>, model: &ModelConfig) -> Result<Self> {
         let modules = modules.map(parse_modules).transpose()?;
         let kind = match (pooling, &modules) {
-            (Some(text), _) => parse_kind(text, hidden)?,
+            (Some(text), _) => parse_kind(text, model.hidden)?,
+            (None, None) if model.decoder.is_some() => pool::Kind::LastToken,
             (None, None) => pool::Kind::Mean,
             (None, Some(_)) => {
                 let problem = "it is missing, and modules.json leaves the pooling to it".to_owned();
@@ -174,6 +176,12 @@ mod tests {
 
     const CLS: &str = r#"{"pooling_mode":"cls"}"#;
 
+    fn model() -> ModelConfig {
+        let text = r#"{"model_type":"bert","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,
+            "intermediate_size":16,"vocab_size":30}"#;
+        ModelConfig::parse(text).unwrap()
+    }
+
     #[test]
     fn both_schemas_name_the_same_poolings() {
         let cases = [
@@ -189,7 +197,7 @@ mod tests {
         ];
         for (text, kind) in cases {
             assert_eq!(
-                Pooling::parse(Some(text), None, 8).unwrap(),
+                Pooling::parse(Some(text), None, &model()).unwrap(),
                 Pooling { kind, normalize: false },
                 "{text}"
             );
@@ -208,7 +216,7 @@ mod tests {
             r#"{"pooling_mode":"mean","include_prompt":false}"#,
             "[",
         ] {
-            assert!(Pooling::parse(Some(text), None, 8).is_err(), "{text}");
+            assert!(Pooling::parse(Some(text), None, &model()).is_err(), "{text}");
         }
     }
 
@@ -221,7 +229,7 @@ mod tests {
             {"type":"sentence_transformers.sentence_transformer.modules.pooling.Pooling","path":"pool"},
             {"type":"sentence_transformers.base.modules.normalize.Normalize","path":"2_Normalize"}]"#;
         for (text, folder) in [(old, "1_Pooling"), (new, "pool")] {
-            assert!(Pooling::parse(Some(CLS), Some(text), 8).unwrap().normalize);
+            assert!(Pooling::parse(Some(CLS), Some(text), &model()).unwrap().normalize);
             assert_eq!(pooling_folder(text).unwrap(), folder);
         }
     }
@@ -229,10 +237,14 @@ mod tests {
     #[test]
     fn a_pooling_that_modules_json_asks_for_is_never_made_up() {
         let listed = r#"[{"type":"a.Transformer","path":""},{"type":"a.Pooling","path":"1_Pooling"}]"#;
-        let error = Pooling::parse(None, Some(listed), 8).unwrap_err().to_string();
+        let error = Pooling::parse(None, Some(listed), &model()).unwrap_err().to_string();
         assert!(error.contains("missing"), "{error}");
         let mean = Pooling { kind: pool::Kind::Mean, normalize: false };
-        assert_eq!(Pooling::parse(None, None, 8).unwrap(), mean);
+        assert_eq!(Pooling::parse(None, None, &model()).unwrap(), mean);
+        let text = r#"{"model_type":"mistral","hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,
+            "num_key_value_heads":1,"intermediate_size":16,"vocab_size":30}"#;
+        let decoder = ModelConfig::parse(text).unwrap();
+        assert_eq!(Pooling::parse(None, None, &decoder).unwrap().kind, pool::Kind::LastToken);
     }
 
     #[test]
@@ -245,7 +257,7 @@ mod tests {
             (r#"[{"type":"a.Pooling"}]"#.to_owned(), "no path"),
             (r#"[{"path":"1_Pooling"}]"#.to_owned(), "no type"),
         ] {
-            let error = Pooling::parse(Some(CLS), Some(&text), 8).unwrap_err().to_string();
+            let error = Pooling::parse(Some(CLS), Some(&text), &model()).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

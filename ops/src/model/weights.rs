@@ -9,9 +9,6 @@ use crate::{Error, Result};
 /// Prefixes under which encoders are saved: bare, or as part of a model with a head.
 const PREFIXES: [&str; 6] = ["", "bert.", "model.", "roberta.", "encoder.model.", "0.auto_model."];
 
-/// The tensor that tells the prefix.
-const LANDMARK: &str = "embeddings.word_embeddings.weight";
-
 /// Tensors of one or several files.
 pub(crate) struct Weights<'a> {
     files: Vec<SafeTensors<'a>>,
@@ -25,14 +22,16 @@ pub(crate) struct RawTensor<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// `landmark` is the tensor that tells the prefix of all.
+    ///
     /// # Errors
-    /// Bytes that are not safetensors, or no encoder in them.
-    pub(crate) fn open(files: &[&'a [u8]]) -> Result<Self> {
+    /// Bytes that are not safetensors, or no such tensor in them.
+    pub(crate) fn open(files: &[&'a [u8]], landmark: &str) -> Result<Self> {
         let parsed = files.iter().map(|bytes| SafeTensors::deserialize(bytes)).collect::<Result<Vec<_>, _>>();
         let files = parsed.map_err(Error::WeightFile)?;
         let has = |name: &str| files.iter().any(|file| file.tensor(name).is_ok());
-        let prefix = PREFIXES.into_iter().find(|prefix| has(&format!("{prefix}{LANDMARK}")));
-        let prefix = prefix.ok_or_else(|| Error::MissingTensor { name: LANDMARK.to_owned() })?;
+        let prefix = PREFIXES.into_iter().find(|prefix| has(&format!("{prefix}{landmark}")));
+        let prefix = prefix.ok_or_else(|| Error::MissingTensor { name: landmark.to_owned() })?;
         Ok(Weights { files, prefix })
     }
 
@@ -136,11 +135,12 @@ mod tests {
             None,
         );
         let file = file.unwrap();
-        let weights = Weights::open(&[&file]).unwrap();
+        let landmark = "embeddings.word_embeddings.weight";
+        let weights = Weights::open(&[&file], landmark).unwrap();
         assert_eq!(weights.f32("embeddings.LayerNorm.weight", &[2]).unwrap(), [1.0, 2.0]);
         let wrong = weights.f32("embeddings.word_embeddings.weight", &[1, 2]).unwrap_err();
         assert!(matches!(wrong, Error::TensorShape { .. }), "{wrong}");
         assert!(matches!(weights.raw("pooler.dense.bias", &[2]), Err(Error::MissingTensor { .. })));
-        assert!(Weights::open(&[&file[..5]]).is_err());
+        assert!(Weights::open(&[&file[..5]], landmark).is_err());
     }
 }

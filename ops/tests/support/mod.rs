@@ -2,6 +2,7 @@
 //! and skipped.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod decoder;
 pub mod infonce;
 pub mod plain;
 pub mod small;

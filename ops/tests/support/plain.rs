@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use motley_kernels::{attention, dropout, gelu, layer_norm, lora, normalize, pool};
-use motley_ops::{
-    LoraConfig, ModelConfig, ModelDropout, Role, TokenizedText, TrainRow, TrainerState, module_path,
-};
+use motley_ops::{LoraConfig, ModelConfig, ModelDropout, Role, TokenizedText, TrainRow, TrainerState};
 
 use super::small::{HIDDEN, SEED, SmallModel};
 
@@ -42,7 +40,7 @@ impl PlainAdapter {
         PlainAdapter { lora: lora.clone(), factors: factors.collect() }
     }
 
-    fn scale(&self) -> f64 {
+    pub fn scale(&self) -> f64 {
         let rank = self.lora.rank as f64;
         f64::from(self.lora.alpha) / if self.lora.rank_stabilized { rank.sqrt() } else { rank }
     }
@@ -144,7 +142,7 @@ impl<'a> Plain<'a> {
     }
 
     fn linear(&self, layer: usize, role: Role, x: &[f64], names: &Names) -> Vec<f64> {
-        let ([inputs, outputs], path) = (role.widths(&self.config), module_path(layer, role));
+        let ([inputs, outputs], path) = (role.widths(&self.config), self.config.module_path(layer, role));
         let (weight, bias) = (self.weight(&format!("{path}.weight")), self.weight(&format!("{path}.bias")));
         let mut y = Vec::new();
         for x in x.chunks(inputs) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use motley_ops::{
     Adapter, Encoder, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
-    OptimizerConfig, Role, Schedule, ScheduleKind, Targets, TokenizedText, TrainRow, Trainer, TrainerConfig,
-    module_path,
+    OptimizerConfig, Quantization, Schedule, ScheduleKind, Targets, TokenizedText, TrainRow, Trainer,
+    TrainerConfig,
 };
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -127,9 +127,9 @@ fn tensors(config: &ModelConfig) -> Tensors {
     for layer in 0..config.layers {
         norms.push(format!("encoder.layer.{layer}.attention.output"));
         norms.push(format!("encoder.layer.{layer}.output"));
-        for role in Role::ALL {
+        for role in config.roles() {
             let [inputs, outputs] = role.widths(config);
-            let path = module_path(layer, role);
+            let path = config.module_path(layer, *role);
             put(format!("{path}.weight"), vec![outputs, inputs], 1.0 / 256.0, 0.0);
             put(format!("{path}.bias"), vec![outputs], 1.0 / 256.0, 0.0);
         }
@@ -172,6 +172,7 @@ pub struct Setup {
     pub loss: LossConfig,
     pub token_budget: usize,
     pub checkpoint_layers: bool,
+    pub quantization: Option<Quantization>,
 }
 
 impl Default for Setup {
@@ -184,7 +185,7 @@ impl Default for Setup {
             targets: Targets::AllLinear,
         };
         let loss = LossConfig::Cosent { scale: 4.0 };
-        Setup { lora, loss, token_budget: 10_000, checkpoint_layers: false }
+        Setup { lora, loss, token_budget: 10_000, checkpoint_layers: false, quantization: None }
     }
 }
 
@@ -192,7 +193,8 @@ pub const SEED: u64 = 0x1_0000_0007;
 
 /// A trainer at step 0 whose factors are all other than 0.
 pub fn trainer(model: &SmallModel, setup: &Setup) -> Trainer {
-    let encoder = model.load(2);
+    let options = LoadOptions { quantization: setup.quantization, ..LoadOptions::default() };
+    let encoder = model.try_load(2, options).unwrap();
     let adapter = Adapter::new(&encoder, &setup.lora, 5).unwrap();
     let config = TrainerConfig {
         loss: setup.loss,

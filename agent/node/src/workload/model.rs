@@ -131,7 +131,7 @@ impl OpenModel {
     pub(crate) fn pooling(&self) -> Result<Pooling, WorkloadError> {
         let config = ModelConfig::parse(&self.files.config)?;
         let (pooling, modules) = (self.files.pooling.as_deref(), self.files.modules.as_deref());
-        Ok(Pooling::parse(pooling, modules, config.hidden)?)
+        Ok(Pooling::parse(pooling, modules, &config)?)
     }
 
     fn preparation_sha256(&self) -> Result<String, WorkloadError> {
