@@ -56,6 +56,8 @@ pub struct PlanRequest {
     pub embedding: PassShape,
     /// Absent: embedding only.
     pub training: Option<(StepShape, LossConfig)>,
+    /// As [`TrainerConfig::checkpoint_layers`].
+    pub checkpoint_layers: bool,
 }
 
 impl PassShape {
@@ -127,7 +129,8 @@ pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryR
     let adapter = request.adapter.as_ref().map(|config| Adapter::blank(&encoder, config)).transpose()?;
     match (adapter, request.training) {
         (Some(adapter), Some((step, loss))) => {
-            let mut trainer = Trainer::new(encoder, adapter, trainer_config(loss))?;
+            let mut trainer =
+                Trainer::new(encoder, adapter, trainer_config(loss, request.checkpoint_layers))?;
             embed(trainer.encoder(), request.embedding)?;
             run_step(&mut trainer, step, model.max_positions())?;
         }
@@ -185,7 +188,7 @@ fn facts(rows: usize, texts: usize) -> Vec<TextFact> {
     facts
 }
 
-fn trainer_config(loss: LossConfig) -> TrainerConfig {
+fn trainer_config(loss: LossConfig, checkpoint_layers: bool) -> TrainerConfig {
     TrainerConfig {
         loss,
         optimizer: OptimizerConfig::default(),
@@ -195,7 +198,7 @@ fn trainer_config(loss: LossConfig) -> TrainerConfig {
         seed: 0,
         // The chunk was cut by the caller.
         token_budget_per_chunk: usize::MAX,
-        checkpoint_layers: false,
+        checkpoint_layers,
     }
 }
 
