@@ -1,50 +1,60 @@
 #!/usr/bin/env bash
-# Everything that only a card can show, in under ten minutes: conformance, encoding and training speed beside PyTorch,
-# memory of a 7B model. Prints one JSON line a measurement; docs/measurements.md keeps them.
+# Everything that only a card can show, in under ten minutes: conformance, agreement of a real model, encoding and
+# training speed beside PyTorch, memory of a 7B model. Prints one JSON line a measurement; docs/measurements.md keeps
+# them.
 #
-# usage: tests/gpu/card.sh CTL [CONFORMANCE]
+# usage: tests/gpu/card.sh CTL [CONFORMANCE [MODEL_DIR STS.jsonl]]
 #   CTL          the program
-#   CONFORMANCE  the test binary of `cargo test --release -p motley-backends --test conformance --no-run`, if wanted
+#   CONFORMANCE  the binary of `cargo test --release -p motley-backends --test conformance --no-run`; - leaves it out
+#   MODEL_DIR    a model folder, and sentence pairs with scores, for the agreement of backends
 # PyTorch's lines need python3 with torch, transformers and peft; without them they are left out, and that is said.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 ctl=$1
-conformance=${2:-}
+conformance=${2:--}
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+# What hangs costs a minute or two, not the session.
+within() { timeout "$@" || echo "failed or out of time: ${*:2}"; }
 
 step "device"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-"$ctl" devices || true
 
-if [ -n "$conformance" ]; then
-    step "conformance"
-    MOTLEY_CONFORMANCE=full "$conformance" cuda_conforms --nocapture
-    "$conformance" wgpu_conforms --nocapture
+if [ "$conformance" != - ]; then
+    step "conformance of cuda"
+    within 60 "$conformance" cuda_conforms --exact --nocapture
+fi
+if [ -n "${3:-}" ]; then
+    step "agreement with the cpu"
+    within 60 python3 "$here/agreement.py" "$ctl" "$3" "$4"
 fi
 
-step "encoding: length 512 and 50"
-for shape in bge-small bge-base bge-large; do
+step "encoding"
+for shape in bge-base bge-large bge-small; do
     for length in 512 50; do
-        "$ctl" bench encode --backend cuda --random-weights $shape --length $length --texts $((262144 / length))
+        within 30 "$ctl" bench encode --backend cuda --random-weights $shape --length $length \
+            --texts $((262144 / length))
     done
 done
-python3 "$here/card_peers.py" encode || echo "skipped: PyTorch's encoding"
+within 60 python3 "$here/card_peers.py" encode
 
-step "training: QLoRA and LoRA of bge-base, 512 tokens a text, 16384 tokens a step"
+step "training of bge-base, 512 tokens a text, 16384 tokens a step"
 for adapter in qlora lora; do
-    "$ctl" bench train --backend cuda --random-weights bge-base --adapter $adapter --length 512 \
+    within 40 "$ctl" bench train --backend cuda --random-weights bge-base --adapter $adapter --length 512 \
         --tokens-per-step 16384 --steps 10
 done
-python3 "$here/card_peers.py" train || echo "skipped: PyTorch's training"
+within 60 python3 "$here/card_peers.py" train
 
 step "QLoRA of a 7B Mistral shape, 8192 tokens a step"
-"$ctl" bench train --backend cuda --random-weights mistral-7b --quantization nf4 --loss infonce --length 512 \
+within 150 "$ctl" bench train --backend cuda --random-weights mistral-7b --adapter qlora --loss infonce --length 512 \
     --tokens-per-step 8192 --checkpoint-layers --steps 3
 
 step "kernels"
-"$ctl" bench kernels --backend cuda --shape bge-base --length 512 --texts 32
+within 40 "$ctl" bench kernels --backend cuda --shape bge-base --length 512 --texts 32
 
 step "wgpu on the same card"
-"$ctl" bench encode --backend wgpu --random-weights bge-base --length 512 --texts 64
+within 30 "$ctl" bench encode --backend wgpu --random-weights bge-base --length 512 --texts 64
+if [ "$conformance" != - ]; then
+    within 90 "$conformance" wgpu_conforms --exact --nocapture
+fi
 
 step "done"

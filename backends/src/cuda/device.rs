@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// Memory of a device that is left to the driver, its libraries and other programs' displays.
 const RESERVED_BYTES: u64 = 512 << 20;
+/// Of the memory for small uploads: some passes' worth of token ids.
+const STAGING_BYTES: usize = 8 << 20;
 /// Shared memory that a function may have without being asked for.
 const SHARED_BYTES_FREE: u32 = 48 << 10;
 
@@ -29,9 +31,16 @@ pub(super) struct Device {
     pool: sys::CUmemoryPool,
     compiler: Compiler,
     library: Option<Library>,
+    staging: Mutex<Option<Staging>>,
     /// By source and name.
     functions: Mutex<BTreeMap<(&'static str, String), Function>>,
     modules: Mutex<BTreeMap<&'static str, sys::CUmodule>>,
+}
+
+/// Pinned host memory that small uploads pass through, so that the stream need not be waited for.
+struct Staging {
+    start: *mut u8,
+    used: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -95,6 +104,7 @@ impl Device {
             pool,
             compiler,
             library,
+            staging: Mutex::default(),
             functions: Mutex::default(),
             modules: Mutex::default(),
         })
@@ -148,6 +158,34 @@ impl Device {
         let function = Function { handle, shared_bytes };
         functions.insert(key, function);
         Ok(function)
+    }
+
+    fn upload_staged(&self, source: &[u8], target: u64) -> Result<()> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(staging) => staging,
+            none => {
+                // SAFETY: without flags it is plain pinned memory, freed when this is dropped.
+                let start = unsafe { result::malloc_host(STAGING_BYTES, 0) }
+                    .map_err(|error| failure(&self.name, "cuMemHostAlloc", error))?;
+                none.insert(Staging { start: start.cast::<u8>(), used: 0 })
+            }
+        };
+        if staging.used + source.len() > STAGING_BYTES {
+            // What was copied from the start on has arrived.
+            self.synchronize()?;
+            staging.used = 0;
+        }
+        // SAFETY: the part from `used` on is free until the stream is waited for, and large enough.
+        let copy = unsafe {
+            let place = staging.start.add(staging.used);
+            std::ptr::copy_nonoverlapping(source.as_ptr(), place, source.len());
+            std::slice::from_raw_parts(place, source.len())
+        };
+        staging.used += source.len().next_multiple_of(64);
+        // SAFETY: the caller owns that much memory there.
+        unsafe { result::memcpy_htod_async(target, copy, self.stream) }
+            .map_err(|error| failure(&self.name, "cuMemcpyHtoDAsync", error))
     }
 
     fn module(&self, source: &'static str) -> Result<sys::CUmodule> {
@@ -214,6 +252,9 @@ impl Driver for Device {
 
     fn upload(&self, source: &[u8], target: u64) -> Result<()> {
         self.current()?;
+        if source.len() <= STAGING_BYTES / 4 {
+            return self.upload_staged(source, target);
+        }
         // SAFETY: the caller owns that much memory there. From pageable memory the driver copies to its own before it
         // returns.
         unsafe { result::memcpy_htod_async(target, source, self.stream) }
@@ -276,10 +317,14 @@ impl Drop for Device {
             return;
         }
         self.library = None;
+        let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let modules = std::mem::take(self.modules.get_mut().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: nothing uses them after this. Failures mean that the device is lost, and everything on it with it.
         unsafe {
             let _lost = result::stream::synchronize(self.stream);
+            if let Some(staging) = staging {
+                let _lost = result::free_host(staging.start.cast::<c_void>());
+            }
             for module in modules.into_values() {
                 let _lost = result::module::unload(module);
             }

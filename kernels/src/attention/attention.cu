@@ -393,27 +393,6 @@ __device__ __forceinline__ void product_transposed(float (&s)[Groups][4], const 
     }
 }
 
-// The same with the fragments of `a` at hand.
-template <u32 Dim, u32 Groups, u32 Fragments>
-__device__ __forceinline__ void product_kept(float (&s)[Groups][4], const u32 (&a)[Fragments][4], const bf16* b) {
-#pragma unroll
-    for (u32 g = 0; g < Groups; g++) {
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            s[g][i] = 0.0f;
-        }
-    }
-#pragma unroll
-    for (u32 d = 0; d < Fragments; d++) {
-#pragma unroll
-        for (u32 g = 0; g < Groups; g += 2) {
-            u32 other[4];
-            fragment_right_transposed<Tile<Dim>::PITCH>(other, b, g * 8, d * 16);
-            mma_two(s[g], s[g + 1], a[d], other);
-        }
-    }
-}
-
 // sum[16 rows × Dim] += p · (rows of `b`), p in the layout of a product, rounded to bf16
 template <u32 Dim, u32 Groups>
 __device__ __forceinline__ void add_product(float (&sum)[Dim / 8][4], const float (&p)[Groups][4], const bf16* b) {
@@ -473,9 +452,6 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
     fetch<Dim, TILE>(k, keys, args.stride, 0, at.length);
     fetch<Dim, TILE>(v, values, args.stride, 0, at.length);
     commit();
-    // Larger heads read q again for each tile of keys: their registers are needed for the sums.
-    const bool keeps_q = Dim <= 64;
-    u32 q_fragments[keeps_q ? Dim / 16 : 1][4];
     float sum[Dim / 8][4] = {};
     float most[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {0.0f, 0.0f};
     float scale = args.scale * LOG2_E;
@@ -493,18 +469,7 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
         wait_for<1>();
         __syncthreads();
         float s[groups][4];
-        const bf16* tile = k + stage * Tile<Dim>::ELEMENTS;
-        if (keeps_q) {
-            if (key == 0) {
-#pragma unroll
-                for (u32 d = 0; d < Dim / 16; d++) {
-                    fragment_left<Tile<Dim>::PITCH>(q_fragments[keeps_q ? d : 0], q, warp_row, d * 16);
-                }
-            }
-            product_kept<Dim, groups>(s, q_fragments, tile);
-        } else {
-            product_transposed<Dim, groups>(s, q, warp_row, tile);
-        }
+        product_transposed<Dim, groups>(s, q, warp_row, k + stage * Tile<Dim>::ELEMENTS);
         if (key + TILE > at.length || (args.causal && key + TILE > at.first)) {
 #pragma unroll
             for (u32 g = 0; g < groups; g++) {
@@ -743,9 +708,10 @@ __device__ __forceinline__ void backward_tensor(const BackwardBuffers& b, const 
     }
 }
 
-// Three blocks of the forward and two of the backward fit a multiprocessor with all the registers that they ask for.
-#define ENTRIES(DIM)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                                               \
+// Four blocks of the forward (three with large heads) and two of the backward fit a multiprocessor with all the
+// registers that they ask for. q is read from shared memory for each tile of keys: kept in registers it would cost one.
+#define ENTRIES(DIM, BLOCKS)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                                          \
         attention_forward_tensor_##DIM(const activation* qkv, const u32* cumulative_lengths, const u32* rows,          \
                                        activation* out, float* log_sum_exp, Args args) {                               \
         extern __shared__ float memory[];                                                                              \
@@ -756,12 +722,12 @@ __device__ __forceinline__ void backward_tensor(const BackwardBuffers& b, const 
                                         const float* log_sum_exp, const u32* cumulative_lengths, const u32* rows,      \
                                         activation* dqkv, Args args) {                                                 \
         extern __shared__ float memory[];                                                                              \
-        BackwardBuffers b = {dout, qkv, along, log_sum_exp, rows, dqkv};                                                 \
+        BackwardBuffers b = {dout, qkv, along, log_sum_exp, rows, dqkv};                                               \
         backward_tensor<DIM>(b, cumulative_lengths, args, (bf16*)memory);                                              \
     }
 
-ENTRIES(32)
-ENTRIES(64)
-ENTRIES(128)
+ENTRIES(32, 4)
+ENTRIES(64, 4)
+ENTRIES(128, 3)
 
 #endif

@@ -56,7 +56,7 @@ pub static FORWARD: Entry = Entry {
     name: "pool.forward",
     bindings: &[Binding::input("x"), Binding::read_u32("cumulative_lengths"), Binding::write("out")],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::new(Args::of(args).texts, 256),
+    cuda: |args| Grid::new(Args::of(args).texts * Args::of(args).hidden.div_ceil(32), 256),
     wgsl: |args| Args::of(args).texts,
     cpu: cpu::forward,
 };
@@ -71,7 +71,7 @@ pub static BACKWARD: Entry = Entry {
         Binding::output("dx"),
     ],
     arguments: Args::FIELDS,
-    cuda: |args| Grid::new(Args::of(args).texts, 256),
+    cuda: |args| Grid::new(Args::of(args).texts * Args::of(args).hidden.div_ceil(32), 256),
     wgsl: |args| Args::of(args).texts,
     cpu: cpu::backward,
 };

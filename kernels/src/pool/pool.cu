@@ -1,4 +1,5 @@
-// A block a text. The formulas stand in mod.rs.
+// A block 32 features of a text; in sums its warps take every eighth token, and are added in their order. The formulas
+// stand in mod.rs.
 
 struct Args {
     u32 texts;
@@ -53,34 +54,59 @@ __device__ __forceinline__ u32 largest(const activation* x, u32 start, u32 end, 
     return best;
 }
 
+#define FEATURES 32u
+
+// The text and the feature of a thread.
+__device__ __forceinline__ void place(const Args& args, u32& text, u32& feature) {
+    u32 parts = (args.hidden + FEATURES - 1) / FEATURES;
+    text = blockIdx.x / parts;
+    feature = blockIdx.x % parts * FEATURES + threadIdx.x % 32;
+}
+
 extern "C" __global__ void pool_forward(const activation* x, const u32* cumulative_lengths, float* out, Args args) {
-    u32 first = cumulative_lengths[blockIdx.x], end = cumulative_lengths[blockIdx.x + 1];
+    __shared__ float part[8][FEATURES];
+    u32 text, h, warp = threadIdx.x / 32;
+    place(args, text, h);
+    u32 first = cumulative_lengths[text], end = cumulative_lengths[text + 1];
     u32 length = end - first, start = first;
     counted(args.kind, start, end);
-    for (u32 h = threadIdx.x; h < args.hidden; h += blockDim.x) {
-        float result = 0.0f;
+    float result = 0.0f;
+    if (h < args.hidden) {
         if (args.kind == MAX) {
-            result = length > 0 ? load(x + h + (u64)largest(x + h, start, end, args.hidden) * args.hidden) : 0.0f;
+            bool takes = warp == 0 && length > 0;
+            result = takes ? load(x + h + (u64)largest(x + h, start, end, args.hidden) * args.hidden) : 0.0f;
         } else {
-            for (u32 t = start; t < end; t++) {
+            for (u32 t = start + warp; t < end; t += 8) {
                 result += weight(args.kind, t - first, length) * load(x + (u64)t * args.hidden + h);
             }
         }
-        out[(u64)blockIdx.x * args.hidden + h] = result;
+    }
+    part[warp][threadIdx.x % 32] = result;
+    __syncthreads();
+    if (warp == 0 && h < args.hidden) {
+        // The largest is the first warp's alone.
+        u32 warps = args.kind == MAX ? 1 : 8;
+        for (u32 w = 1; w < warps; w++) {
+            result += part[w][threadIdx.x];
+        }
+        out[(u64)text * args.hidden + h] = result;
     }
 }
 
 extern "C" __global__ void pool_backward(const float* dout, const activation* x, const u32* cumulative_lengths,
                                          activation* dx, Args args) {
-    u32 first = cumulative_lengths[blockIdx.x], last = cumulative_lengths[blockIdx.x + 1];
+    u32 text, h;
+    place(args, text, h);
+    if (h >= args.hidden) {
+        return;
+    }
+    u32 first = cumulative_lengths[text], last = cumulative_lengths[text + 1];
     u32 length = last - first, start = first, end = last;
     counted(args.kind, start, end);
-    for (u32 h = threadIdx.x; h < args.hidden; h += blockDim.x) {
-        float d = dout[(u64)blockIdx.x * args.hidden + h];
-        u32 best = args.kind == MAX && length > 0 ? largest(x + h, first, last, args.hidden) : 0;
-        for (u32 t = first; t < last; t++) {
-            bool counts = args.kind == MAX ? t == best : t >= start && t < end;
-            store(dx + (u64)t * args.hidden + h, counts ? d * weight(args.kind, t - first, length) : 0.0f);
-        }
+    float d = dout[(u64)text * args.hidden + h];
+    u32 best = args.kind == MAX && length > 0 ? largest(x + h, first, last, args.hidden) : 0;
+    for (u32 t = first + threadIdx.x / 32; t < last; t += 8) {
+        bool counts = args.kind == MAX ? t == best : t >= start && t < end;
+        store(dx + (u64)t * args.hidden + h, counts ? d * weight(args.kind, t - first, length) : 0.0f);
     }
 }

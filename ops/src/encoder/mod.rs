@@ -30,6 +30,7 @@ use self::parts::{Frame, Layer};
 use crate::adapter::Adapter;
 use crate::device::Device;
 use crate::model::split_by_budget;
+use crate::tape::Value;
 use crate::{Error, ModelConfig, PackedBatch, Pooling, Result, Role, TokenizedText};
 
 /// Texts and bytes of a model's files; `weights` is one safetensors file or its shards.
@@ -208,22 +209,39 @@ impl Encoder {
     /// A text without tokens or with too many, an unknown id, a device that failed.
     pub fn embed_unchecked(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
+        let mut computing: Option<Value> = None;
         for run in split_by_budget(texts.iter().map(|text| text.ids.len()), self.pass_tokens) {
             let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();
+            // Packed while the device still computes the pass before.
             let packed =
                 PackedBatch::new(&self.config, &chunk, &[]).map_err(|error| offset(error, run.start))?;
-            embeddings.extend(self.embed_pass(&packed)?);
+            if let Some(value) = computing.take() {
+                embeddings.extend(self.computed(value)?);
+            }
+            computing = Some(self.compute(&packed)?);
+        }
+        if let Some(value) = computing {
+            embeddings.extend(self.computed(value)?);
         }
         Ok(embeddings)
     }
 
     /// Embeds texts all at once.
     pub(crate) fn embed_pass(&self, packed: &PackedBatch) -> Result<Vec<f32>> {
+        self.computed(self.compute(packed)?)
+    }
+
+    /// Asks the device for a pass.
+    fn compute(&self, packed: &PackedBatch) -> Result<Value> {
         self.device.in_pool(|| {
             let batch = DeviceBatch::upload(&self.device, packed)?;
-            let value = Pass { encoder: self, batch: &batch, draws: None, tape: None }.run(false)?;
-            self.device.download(value.tensor.bound(), value.tensor.count())
+            Pass { encoder: self, batch: &batch, draws: None, tape: None }.run(false)
         })
+    }
+
+    /// Waits for a pass.
+    fn computed(&self, value: Value) -> Result<Vec<f32>> {
+        self.device.download(value.tensor.bound(), value.tensor.count())
     }
 
     /// Attaches an adapter made for this model, in place of one attached before.
