@@ -20,6 +20,12 @@ pub fn cases(device: &mut Device<'_>) {
         [33, 16, 70, 7],
         [7, 64, 40, 8],
         [2, 4, 1030, 1],
+        // In eights, as tensor cores want them: several steps along the width, and several tiles of rows.
+        [64, 8, 384, 0],
+        [33, 9, 136, 24],
+        [130, 16, 512, 8],
+        [70, 64, 264, 0],
+        [7, 65, 128, 0],
     ];
     shapes.extend((0..4).map(|_| [random.size(64), random.size(32), random.size(200), random.below(9)]));
     for (seed, [rows, rank, width, gap]) in shapes.into_iter().enumerate() {

@@ -89,7 +89,7 @@ pub fn cases(device: &mut Device<'_>) {
     not_a_number(device);
 }
 
-/// More than one tile of queries and of keys: too much for an emulation.
+/// More than one tile of queries and of keys.
 pub fn large_cases(device: &mut Device<'_>) {
     case(device, &Shape::new(&[0, 65, 66, 300], [2, 2, 64], 0, 0.0), 50);
     case(device, &Shape::new(&[0, 200, 329], [4, 2, 128], 1, 0.1), 51);

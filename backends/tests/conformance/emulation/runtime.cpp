@@ -1,8 +1,8 @@
 // The threads of CUDA as contexts of one thread of the processor, block after block.
 //
 // A thread runs until it ends or waits: for its warp (a collective) or for its block (a barrier). Those that never wait
-// run one after another on one stack. Which thread runs first changes from pass to pass, so that a barrier that is
-// missing shows in the results. Threads that wait for one another for ever are reported.
+// run one after another on one stack. Which thread runs first changes from pass to pass, and warps run far ahead of one
+// another, so that a barrier that is missing shows in the results. Threads that wait for one another for ever are reported.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,14 +130,21 @@ void resume(unsigned index) {
     }
 }
 
-// One turn of all threads; whether any could run.
+// Runs each warp as far as it gets, so that one that does not wait for the others is far ahead of them; whether any could
+// run.
 bool pass(unsigned count, bool backwards) {
     bool any = false;
-    for (unsigned i = 0; i < count && failure[0] == 0; i++) {
-        unsigned index = backwards ? count - 1 - i : i;
-        if (threads[index].state == Fresh || threads[index].state == Ready) {
-            resume(index);
-            any = true;
+    for (unsigned i = 0; i < count / 32; i++) {
+        unsigned first = (backwards ? count / 32 - 1 - i : i) * 32;
+        for (bool again = true; again && failure[0] == 0;) {
+            again = false;
+            for (unsigned lane = 0; lane < 32 && failure[0] == 0; lane++) {
+                unsigned index = first + (backwards ? 31 - lane : lane);
+                if (threads[index].state == Fresh || threads[index].state == Ready) {
+                    resume(index);
+                    any = again = true;
+                }
+            }
         }
     }
     return any;
