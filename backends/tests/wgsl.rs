@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use motley_kernels::{ALL, Access, Dtype, Entry, Kernel, WGSL_PRELUDE};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Handle, Module, Scalar, StorageAccess, Type, TypeInner};
+use naga::{AddressSpace, Handle, Module, Scalar, StorageAccess, Type, TypeInner, VectorSize};
 
 fn checked(kernel: &Kernel) -> (Module, ModuleInfo) {
     let source = format!("{WGSL_PRELUDE}{}", kernel.wgsl);
@@ -49,10 +49,11 @@ fn check_buffers(entry: &Entry, module: &Module, found: &BTreeMap<u32, (Handle<T
             Access::Write | Access::ReadWrite => StorageAccess::LOAD | StorageAccess::STORE,
         };
         assert_eq!(*space, AddressSpace::Storage { access }, "{what}");
-        let TypeInner::Array { base, stride: 4, .. } = module.types[*ty].inner else {
-            panic!("{what}: is no array of words")
-        };
-        assert_eq!(module.types[base].inner, TypeInner::Scalar(scalar(binding.dtype)), "{what}");
+        let TypeInner::Array { base, .. } = module.types[*ty].inner else { panic!("{what}: is no array") };
+        let wanted = scalar(binding.dtype);
+        let vector = TypeInner::Vector { size: VectorSize::Quad, scalar: wanted };
+        let inner = &module.types[base].inner;
+        assert!(*inner == TypeInner::Scalar(wanted) || *inner == vector, "{what}: {inner:?}");
     }
 }
 

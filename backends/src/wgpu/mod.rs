@@ -24,7 +24,7 @@ use motley_kernels::{Access, Workers};
 
 pub(crate) use self::adapter::discover;
 use self::gpu::Gpu;
-use self::operand::{Binder, Operand, storage as storage_of};
+use self::operand::{Binder, Operand, VECTOR, storage as storage_of};
 use self::pipeline::Pipelines;
 use self::product::Way;
 use self::recorder::Recorder;
@@ -84,12 +84,12 @@ impl Wgpu {
         Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way })
     }
 
-    /// How much of a buffer one binding holds, in whole words.
+    /// How much of a buffer one binding holds, in whole vectors.
     fn binding_bytes(&self) -> u64 {
         let limits = &self.gpu.limits;
+        let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         // Room for what a view begins behind an aligned offset.
-        let shift = u64::from(limits.min_storage_buffer_offset_alignment);
-        (limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) - shift) & !3
+        (most - self.binder.alignment()) & !(VECTOR - 1)
     }
 }
 

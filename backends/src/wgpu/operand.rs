@@ -1,6 +1,9 @@
 //! From views to bindings. WebGPU asks more than Motley's calls do: offsets of bindings are multiples of up to 256, and
 //! a buffer that is written in a dispatch is not bound for reading there, not even elsewhere. What does not fit is
 //! copied to memory of its own, and back if it was written.
+//!
+//! A source may read a buffer by vectors of four: offsets and sizes of bindings are multiples of [`VECTOR`], for which
+//! every buffer has room behind its end.
 
 use std::sync::Arc;
 
@@ -10,6 +13,9 @@ use super::storage::{Shelf, Storage};
 use crate::buffer::{Buffer, View};
 use crate::memory::Category;
 use crate::{Error, Result};
+
+/// Bytes of a vector of four words.
+pub(super) const VECTOR: u64 = 16;
 
 pub(super) struct Binder {
     gpu: Arc<Gpu>,
@@ -52,15 +58,16 @@ impl Binder {
         check_overlaps(what, operands)?;
         let mut bindings = Bindings { bound: vec![], shifts: vec![], copies: vec![], _held: vec![] };
         for operand in operands {
-            let bytes = operand.view.bytes as u64;
+            let shift = operand.view.offset as u64 % self.alignment();
+            let bytes = (operand.view.bytes as u64 + shift).next_multiple_of(VECTOR);
             if bytes > self.gpu.limits.max_storage_buffer_binding_size {
                 let (device, limit) =
                     (self.gpu.name.clone(), self.gpu.limits.max_storage_buffer_binding_size);
                 return Err(Error::BindingTooLarge { device, what, bytes, limit });
             }
-            if bytes == 0 {
+            if operand.view.bytes == 0 {
                 let empty = &self.empty[usize::from(operand.writes)];
-                bindings.bound.push(whole(storage(empty, what)?, 16));
+                bindings.bound.push(whole(storage(empty, what)?, VECTOR));
                 bindings.shifts.push(0);
             } else if self.needs_copy(operand, operands) {
                 self.bind_copy(what, operand, &mut bindings)?;
@@ -87,8 +94,12 @@ impl Binder {
     }
 
     fn misaligned(&self, operand: &Operand<'_>) -> bool {
-        let alignment = self.gpu.limits.min_storage_buffer_offset_alignment as usize;
-        !operand.shifts && !operand.view.offset.is_multiple_of(alignment)
+        !operand.shifts && !(operand.view.offset as u64).is_multiple_of(self.alignment())
+    }
+
+    /// Of offsets of bindings.
+    pub fn alignment(&self) -> u64 {
+        u64::from(self.gpu.limits.min_storage_buffer_offset_alignment).max(VECTOR)
     }
 
     fn needs_copy(&self, operand: &Operand<'_>, all: &[Operand<'_>]) -> bool {
@@ -116,7 +127,7 @@ impl Binder {
             target_offset: 0,
             bytes,
         })?;
-        bindings.bound.push(whole(target, bytes));
+        bindings.bound.push(whole(target, bytes.next_multiple_of(VECTOR)));
         bindings.shifts.push(0);
         match operand.writes {
             true => bindings.copies.push((copy, view)),
@@ -132,11 +143,11 @@ impl Binder {
         bindings: &mut Bindings<'_>,
     ) -> Result<()> {
         let view = operand.view;
-        let shift = view.offset as u64 % u64::from(self.gpu.limits.min_storage_buffer_offset_alignment);
+        let shift = view.offset as u64 % self.alignment();
         bindings.bound.push(Bound {
             buffer: storage(view.buffer, what)?.buffer.clone(),
             offset: view.offset as u64 - shift,
-            bytes: (view.bytes as u64 + shift).next_multiple_of(4),
+            bytes: (view.bytes as u64 + shift).next_multiple_of(VECTOR),
         });
         bindings.shifts.push((shift / 4) as u32);
         Ok(())

@@ -146,12 +146,15 @@ mod tests {
 
     #[test]
     fn constants_of_a_source_take_the_values_of_arguments() {
-        let mut arguments = [0u8; 68];
+        let mut arguments = [0; 68];
         arguments[20] = 96;
         let source = attention::KERNEL.wgsl;
         let constants = constants(&attention::FORWARD, &arguments, source);
-        assert_eq!(constants, [("head_dim", 96)]);
+        let wanted = [("head_dim", 96), ("stride", 0), ("query", 0), ("key", 0), ("value", 0)];
+        assert_eq!(constants, wanted);
         let text = specialised(source, &constants);
-        assert!(text.contains("\nconst head_dim: u32 = 96u;\n") && text.len() == source.len(), "{text}");
+        for line in ["\nconst head_dim: u32 = 96u;\n", "\nconst value: u32 = 0u;\n"] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-// A thread a query, or a key; a workgroup a tile of 64 of one text and head. What a thread holds of `head_dim` elements
-// is meant for registers; the others' rows are read by all threads of a tile at the same time.
+// A thread a query, or a key; a workgroup a tile of 64 of one text and head. What a thread holds of a head's elements is
+// meant for registers, four to a vector; the others' rows are read by all threads of a tile at the same time.
 //
 //   forward    keys in groups of eight: their scores first, then one correction of what was summed before
 //   backward   three kinds of tiles: dq of queries, dk of keys, dv of keys; p comes back from log_sum_exp
@@ -26,18 +26,27 @@ struct Args {
     site: u32,
 }
 
-// Set to the argument of this name before the source is compiled.
+// Set to the arguments of these names before the source is compiled.
 const head_dim: u32 = 64u;
+const stride: u32 = 192u;
+const query: u32 = 0u;
+const key: u32 = 64u;
+const value: u32 = 128u;
 
-@group(0) @binding(0) var<storage, read> forward_qkv: array<f32>;
+// Vectors of a head; the last may be short.
+const VECTORS: u32 = (head_dim + 3u) / 4u;
+// Whether all of them lie where vectors of the buffers do.
+const ALIGNED: bool = ((head_dim | stride | query | key | value) & 3u) == 0u;
+
+@group(0) @binding(0) var<storage, read> forward_qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> forward_cumulative_lengths: array<u32>;
 @group(0) @binding(2) var<storage, read> forward_rows: array<u32>;
 @group(0) @binding(3) var<storage, read_write> forward_out: array<f32>;
 @group(0) @binding(4) var<storage, read_write> forward_log_sum_exp: array<f32>;
 @group(0) @binding(5) var<uniform> forward_args: Args;
 
-@group(0) @binding(0) var<storage, read> backward_dout: array<f32>;
-@group(0) @binding(1) var<storage, read> backward_qkv: array<f32>;
+@group(0) @binding(0) var<storage, read> backward_dout: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> backward_qkv: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> backward_along: array<f32>;
 @group(0) @binding(3) var<storage, read> backward_log_sum_exp: array<f32>;
 @group(0) @binding(4) var<storage, read> backward_cumulative_lengths: array<u32>;
@@ -58,14 +67,27 @@ fn kept(args: Args, head: u32, name: vec2<u32>, index: u32) -> f32 {
     if args.dropout == 0.0 {
         return 1.0;
     }
-    let key = dropout_key(args.seed_low, args.seed_high, args.step);
-    let words = philox(vec4<u32>(index / 4u, args.site | (head << 16u), name.x, name.y), key);
+    let seed = dropout_key(args.seed_low, args.seed_high, args.step);
+    let words = philox(vec4<u32>(index / 4u, args.site | (head << 16u), name.x, name.y), seed);
     return select(0.0, 1.0 / (1.0 - args.dropout), words[index % 4u] >= dropout_threshold(args.dropout));
 }
 
 // Of `tiles` for each text and head: text, head, first token of the tile within its text.
 fn place_of(block: u32, tiles: u32, heads: u32) -> vec3<u32> {
     return vec3<u32>(block / (tiles * heads), block / tiles % heads, block % tiles * TILE);
+}
+
+// Vector `d` of the head whose elements begin at `first`; zeros behind its end.
+fn forward_qkv_at(first: u32, d: u32) -> vec4<f32> {
+    let i = first + 4u * d;
+    if ALIGNED {
+        return forward_qkv[i / 4u];
+    }
+    var x = vec4<f32>();
+    for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
+        x[c] = forward_qkv[(i + c) / 4u][(i + c) % 4u];
+    }
+    return x;
 }
 
 @compute @workgroup_size(64)
@@ -87,14 +109,14 @@ fn attention_forward(
         return;
     }
     let head = place.y;
-    let kv_head = head / (args.heads / args.kv_heads);
+    let column = head / (args.heads / args.kv_heads) * head_dim;
     let end = select(text_end, token + 1u, args.causal == 1u);
     let name = vec2<u32>(forward_rows[2u * token], forward_rows[2u * token + 1u]);
 
-    var query: array<f32, head_dim>;
-    var sums: array<f32, head_dim>;
-    for (var d = 0u; d < head_dim; d += 1u) {
-        query[d] = forward_qkv[token * args.stride + args.query + head * head_dim + d] * args.scale;
+    var q: array<vec4<f32>, VECTORS>;
+    var sums: array<vec4<f32>, VECTORS>;
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        q[d] = forward_qkv_at(token * stride + query + head * head_dim, d) * args.scale;
     }
     var largest = LOWEST;
     var total = 0.0;
@@ -103,10 +125,9 @@ fn attention_forward(
         var weights: array<f32, 8>;
         var group_largest = largest;
         for (var j = 0u; j < count; j += 1u) {
-            let key = (first + j) * args.stride + args.key + kv_head * head_dim;
             var score = 0.0;
-            for (var d = 0u; d < head_dim; d += 1u) {
-                score += query[d] * forward_qkv[key + d];
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                score += dot(q[d], forward_qkv_at((first + j) * stride + key + column, d));
             }
             weights[j] = score;
             group_largest = max(group_largest, score);
@@ -114,41 +135,71 @@ fn attention_forward(
         let correction = exact_exp(largest - group_largest);
         largest = group_largest;
         total *= correction;
-        for (var d = 0u; d < head_dim; d += 1u) {
+        for (var d = 0u; d < VECTORS; d += 1u) {
             sums[d] *= correction;
         }
         for (var j = 0u; j < count; j += 1u) {
             var weight = exact_exp(weights[j] - largest);
             total += weight;
             weight *= kept(args, head, name, first + j - start);
-            let value = (first + j) * args.stride + args.value + kv_head * head_dim;
-            for (var d = 0u; d < head_dim; d += 1u) {
-                sums[d] += weight * forward_qkv[value + d];
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                sums[d] += weight * forward_qkv_at((first + j) * stride + value + column, d);
             }
         }
     }
-    for (var d = 0u; d < head_dim; d += 1u) {
-        forward_out[(token * args.heads + head) * head_dim + d] = sums[d] / total;
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        let out = sums[d] / total;
+        for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
+            forward_out[(token * args.heads + head) * head_dim + 4u * d + c] = out[c];
+        }
     }
     forward_log_sum_exp[token * args.heads + head] = largest + exact_log(total);
 }
 
-// What the sums of one query and head need.
+fn backward_qkv_at(first: u32, d: u32) -> vec4<f32> {
+    let i = first + 4u * d;
+    if ALIGNED {
+        return backward_qkv[i / 4u];
+    }
+    var x = vec4<f32>();
+    for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
+        x[c] = backward_qkv[(i + c) / 4u][(i + c) % 4u];
+    }
+    return x;
+}
+
+fn backward_dout_at(first: u32, d: u32) -> vec4<f32> {
+    let i = first + 4u * d;
+    if ALIGNED {
+        return backward_dout[i / 4u];
+    }
+    var x = vec4<f32>();
+    for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
+        x[c] = backward_dout[(i + c) / 4u][(i + c) % 4u];
+    }
+    return x;
+}
+
+fn put_gradient(first: u32, d: u32, x: vec4<f32>) {
+    for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
+        backward_dqkv[first + 4u * d + c] = x[c];
+    }
+}
+
+// Places of one query and head.
 struct Query {
     // First element of its q, and of its dout.
     q: u32,
     dout: u32,
     log_sum_exp: f32,
-    // Σ dout·out
     along: f32,
     name: vec2<u32>,
 }
 
 fn query_of(args: Args, token: u32, head: u32) -> Query {
-    let dout = (token * args.heads + head) * head_dim;
     return Query(
-        token * args.stride + args.query + head * head_dim,
-        dout,
+        token * stride + query + head * head_dim,
+        (token * args.heads + head) * head_dim,
         backward_log_sum_exp[token * args.heads + head],
         backward_along[token * args.heads + head],
         vec2<u32>(backward_rows[2u * token], backward_rows[2u * token + 1u]),
@@ -156,95 +207,92 @@ fn query_of(args: Args, token: u32, head: u32) -> Query {
 }
 
 fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
-    let kv_head = head / (args.heads / args.kv_heads);
-    let query = query_of(args, token, head);
-    var q: array<f32, head_dim>;
-    var dout: array<f32, head_dim>;
-    var sums: array<f32, head_dim>;
-    for (var d = 0u; d < head_dim; d += 1u) {
-        q[d] = backward_qkv[query.q + d] * args.scale;
-        dout[d] = backward_dout[query.dout + d];
+    let column = head / (args.heads / args.kv_heads) * head_dim;
+    let own = query_of(args, token, head);
+    var q: array<vec4<f32>, VECTORS>;
+    var dout: array<vec4<f32>, VECTORS>;
+    var sums: array<vec4<f32>, VECTORS>;
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        q[d] = backward_qkv_at(own.q, d) * args.scale;
+        dout[d] = backward_dout_at(own.dout, d);
     }
     for (var k = start; k < end; k += 1u) {
-        let key = k * args.stride + args.key + kv_head * head_dim;
-        let value = k * args.stride + args.value + kv_head * head_dim;
+        let key_row = k * stride + key + column;
         var score = 0.0;
         var dp = 0.0;
-        for (var d = 0u; d < head_dim; d += 1u) {
-            score += q[d] * backward_qkv[key + d];
-            dp += dout[d] * backward_qkv[value + d];
+        for (var d = 0u; d < VECTORS; d += 1u) {
+            score += dot(q[d], backward_qkv_at(key_row, d));
+            dp += dot(dout[d], backward_qkv_at(k * stride + value + column, d));
         }
-        dp *= kept(args, head, query.name, k - start);
-        let ds = exact_exp(score - query.log_sum_exp) * (dp - query.along);
-        for (var d = 0u; d < head_dim; d += 1u) {
-            sums[d] += ds * backward_qkv[key + d];
+        dp *= kept(args, head, own.name, k - start);
+        let ds = exact_exp(score - own.log_sum_exp) * (dp - own.along);
+        for (var d = 0u; d < VECTORS; d += 1u) {
+            sums[d] += ds * backward_qkv_at(key_row, d);
         }
     }
-    for (var d = 0u; d < head_dim; d += 1u) {
-        backward_dqkv[query.q + d] = args.scale * sums[d];
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        put_gradient(own.q, d, args.scale * sums[d]);
     }
 }
 
 fn key_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
-    let key = token * args.stride + args.key + kv_head * head_dim;
-    let value = token * args.stride + args.value + kv_head * head_dim;
-    var k: array<f32, head_dim>;
-    var v: array<f32, head_dim>;
-    var sums: array<f32, head_dim>;
-    for (var d = 0u; d < head_dim; d += 1u) {
-        k[d] = backward_qkv[key + d] * args.scale;
-        v[d] = backward_qkv[value + d];
+    let row = token * stride + kv_head * head_dim;
+    var k: array<vec4<f32>, VECTORS>;
+    var v: array<vec4<f32>, VECTORS>;
+    var sums: array<vec4<f32>, VECTORS>;
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        k[d] = backward_qkv_at(row + key, d) * args.scale;
+        v[d] = backward_qkv_at(row + value, d);
     }
     let first = select(start, token, args.causal == 1u);
     let group = args.heads / args.kv_heads;
     for (var head = kv_head * group; head < (kv_head + 1u) * group; head += 1u) {
         for (var t = first; t < end; t += 1u) {
-            let query = query_of(args, t, head);
+            let other = query_of(args, t, head);
             var score = 0.0;
             var dp = 0.0;
-            for (var d = 0u; d < head_dim; d += 1u) {
-                score += k[d] * backward_qkv[query.q + d];
-                dp += v[d] * backward_dout[query.dout + d];
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                let dout = backward_dout_at(other.dout, d);
+                score += dot(k[d], backward_qkv_at(other.q, d));
+                dp += dot(v[d], dout);
             }
-            dp *= kept(args, head, query.name, token - start);
-            let ds = exact_exp(score - query.log_sum_exp) * (dp - query.along);
-            for (var d = 0u; d < head_dim; d += 1u) {
-                sums[d] += ds * backward_qkv[query.q + d];
+            dp *= kept(args, head, other.name, token - start);
+            let ds = exact_exp(score - other.log_sum_exp) * (dp - other.along);
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                sums[d] += ds * backward_qkv_at(other.q, d);
             }
         }
     }
-    for (var d = 0u; d < head_dim; d += 1u) {
-        backward_dqkv[key + d] = args.scale * sums[d];
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        put_gradient(row + key, d, args.scale * sums[d]);
     }
 }
 
 fn value_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
-    let key = token * args.stride + args.key + kv_head * head_dim;
-    var k: array<f32, head_dim>;
-    var sums: array<f32, head_dim>;
-    for (var d = 0u; d < head_dim; d += 1u) {
-        k[d] = backward_qkv[key + d] * args.scale;
+    let row = token * stride + kv_head * head_dim;
+    var k: array<vec4<f32>, VECTORS>;
+    var sums: array<vec4<f32>, VECTORS>;
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        k[d] = backward_qkv_at(row + key, d) * args.scale;
     }
     let first = select(start, token, args.causal == 1u);
     let group = args.heads / args.kv_heads;
     for (var head = kv_head * group; head < (kv_head + 1u) * group; head += 1u) {
         for (var t = first; t < end; t += 1u) {
-            let q = t * args.stride + args.query + head * head_dim;
-            let dout = (t * args.heads + head) * head_dim;
-            let name = vec2<u32>(backward_rows[2u * t], backward_rows[2u * t + 1u]);
+            let other = query_of(args, t, head);
             var score = 0.0;
-            for (var d = 0u; d < head_dim; d += 1u) {
-                score += k[d] * backward_qkv[q + d];
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                score += dot(k[d], backward_qkv_at(other.q, d));
             }
-            let p = exact_exp(score - backward_log_sum_exp[t * args.heads + head]);
-            let weight = p * kept(args, head, name, token - start);
-            for (var d = 0u; d < head_dim; d += 1u) {
-                sums[d] += weight * backward_dout[dout + d];
+            let p = exact_exp(score - other.log_sum_exp);
+            let weight = p * kept(args, head, other.name, token - start);
+            for (var d = 0u; d < VECTORS; d += 1u) {
+                sums[d] += weight * backward_dout_at(other.dout, d);
             }
         }
     }
-    for (var d = 0u; d < head_dim; d += 1u) {
-        backward_dqkv[token * args.stride + args.value + kv_head * head_dim + d] = sums[d];
+    for (var d = 0u; d < VECTORS; d += 1u) {
+        put_gradient(row + value, d, sums[d]);
     }
 }
 
