@@ -58,7 +58,7 @@ fn text(inventory: &Inventory) -> String {
         }
     }
     for MissingRecord { backend, what, remedy } in &inventory.missing {
-        text.push_str(&format!("{}: {what}\nhint: {remedy}\n", backend.name()));
+        text.push_str(&format!("{}: missing: {what}\nhint: {remedy}\n", backend.name()));
     }
     if let Some(fastest) = fastest {
         text.push_str(&format!("backend = \"auto\" takes {fastest}\n"));
@@ -138,7 +138,9 @@ pub(crate) async fn absent(refusal: &str, wanted: &[Resources]) -> Result<Failur
         inventory.devices.iter().map(|device| format!("{} ({})", device.id(), device.name)).collect();
     let wanted = |missing: &&MissingRecord| wanted.iter().any(|each| each.backend.contains(&missing.backend));
     let remedy = match inventory.missing.iter().find(wanted) {
-        Some(MissingRecord { what, remedy, .. }) => format!("{what}: {remedy}; or set backend = \"auto\""),
+        Some(MissingRecord { what, remedy, .. }) => {
+            format!("missing is {what}: {remedy}; or set backend = \"auto\"")
+        }
         None => "set backend = \"auto\", or name a device that is here".to_owned(),
     };
     Ok(Failure::usage(format!("{refusal}; it has {}", there.join(", "))).hint(remedy))
@@ -175,11 +177,8 @@ mod tests {
             failure: Some("no memory".into()),
             ..card.clone()
         };
-        let missing = MissingRecord {
-            backend: BackendKind::Cuda,
-            what: "no NVRTC".into(),
-            remedy: "install it".into(),
-        };
+        let missing =
+            MissingRecord { backend: BackendKind::Cuda, what: "NVRTC".into(), remedy: "install it".into() };
         let inventory = Inventory { devices: vec![card, software], missing: vec![missing] };
         let text = text(&inventory);
         for wanted in [
@@ -193,7 +192,7 @@ mod tests {
             "host",
             "wgpu:0 computes on the processor",
             "wgpu:0 could not be measured: no memory",
-            "cuda: no NVRTC\nhint: install it\n",
+            "cuda: missing: NVRTC\nhint: install it\n",
             "backend = \"auto\" takes cuda:1\n",
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");

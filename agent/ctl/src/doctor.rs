@@ -168,7 +168,8 @@ fn device_findings(inventory: &Inventory) -> Vec<Finding> {
         }
     };
     let missing = |missing: &MissingRecord| {
-        Finding::warning(&format!("backend {}", missing.backend.name()), &missing.what, &missing.remedy)
+        let found = format!("missing: {}", missing.what);
+        Finding::warning(&format!("backend {}", missing.backend.name()), found, &missing.remedy)
     };
     inventory.devices.iter().map(device).chain(inventory.missing.iter().map(missing)).collect()
 }

@@ -140,7 +140,7 @@ pub(crate) fn absent(asked: &str, known: &[Found]) -> DeviceError {
     let missing = known.iter().flat_map(|found| &found.missing).next();
     let remedy = match missing {
         Some(missing) => format!(
-            "{}: {}; or leave out the backend, and the fastest device is taken",
+            "missing is {}: {}; or leave out the backend, and the fastest device is taken",
             missing.what, missing.remedy
         ),
         None => "name one that is here, or leave out backend and device, and the fastest is taken".to_owned(),

@@ -148,18 +148,18 @@ impl Probe {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command
             .spawn()
-            .map_err(|error| format!("the probe of {} did not start: {error}", backend.name()))?;
+            .map_err(|error| format!("an answer of its probe, which did not start: {error}"))?;
         let output = child.stdout.take();
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             let read = output.map(|output| output.take(ANSWER_BYTES_MAX).read_to_string(&mut text));
             read.and_then(Result::ok).map(|_| text)
         });
-        wait(&mut child, DEADLINE).map_err(|how| format!("the driver of {} {how}", backend.name()))?;
+        wait(&mut child, DEADLINE).map_err(|how| format!("an answer of its driver, which {how}"))?;
         let text = reader.join().ok().flatten().unwrap_or_default();
         // A driver may have said something before.
         let answer = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        answer.ok_or_else(|| format!("the probe of {} gave no answer", backend.name()))
+        answer.ok_or_else(|| "an answer of its probe".to_owned())
     }
 
     fn keep(&self, inventory: &Inventory) -> std::io::Result<()> {
@@ -383,8 +383,11 @@ mod tests {
             assert!(inventory.devices.is_empty());
             inventory.missing.remove(0).what
         };
-        assert!(missing("kill -SEGV $$").starts_with("the driver of cuda ended its probe with signal: 11"));
-        assert!(missing("echo nonsense").starts_with("the probe of cuda gave no answer"));
+        assert!(
+            missing("kill -SEGV $$")
+                .starts_with("an answer of its driver, which ended its probe with signal: 11")
+        );
+        assert!(missing("echo nonsense").starts_with("an answer of its probe"));
         // A driver that hangs: the deadline is the caller's.
         let mut hanging = Command::new("/bin/sh").args(["-c", "exec sleep 600"]).spawn().unwrap();
         let late = wait(&mut hanging, Duration::ZERO).unwrap_err();

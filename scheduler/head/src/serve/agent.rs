@@ -44,7 +44,9 @@ async fn first_report(incoming: &Incoming) -> Result<(FromAgent, Sender, Receive
         accepted.map_err(|_| LinkError::Timeout { what: "report", seconds: FIRST_MESSAGE_SECONDS })??;
     let (sender, mut receiver) = channel.split();
     match receiver.receive_first("report").await? {
-        report @ FromAgent::Report { .. } => Ok((report, sender, receiver)),
+        report @ (FromAgent::Report { .. } | FromAgent::ReportDevices { .. }) => {
+            Ok((report, sender, receiver))
+        }
         _ => Err(LinkError::Unexpected { expected: "a report", found: "another message".into() }),
     }
 }

@@ -135,12 +135,9 @@ impl Bench {
 }
 
 fn shape_config(name: &str) -> Result<ModelConfig, WorkloadError> {
-    let text = shapes::shape(name).ok_or_else(|| {
-        let names = shapes::SHAPES.map(|(name, _)| name).join(", ");
-        WorkloadError::Unusable {
-            what: format!("no shape is named `{name}`; there are {names}"),
-            hint: "name one of them",
-        }
+    let text = shapes::shape(name).ok_or_else(|| WorkloadError::Unusable {
+        what: format!("no shape is named `{name}`; there are {}", shapes::names()),
+        hint: "name one of them",
     })?;
     Ok(ModelConfig::parse(text)?)
 }
