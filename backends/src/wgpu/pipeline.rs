@@ -41,7 +41,8 @@ impl Pipelines {
     pub fn of_entry(&self, entry: &'static Entry, arguments: &[u8]) -> Result<Arc<Pipeline>> {
         let kernel = ALL.iter().find(|kernel| kernel.entries.iter().any(|e| std::ptr::eq(*e, entry)));
         let kernel = kernel.ok_or(Error::Foreign { what: entry.name })?;
-        let constants = constants(entry, arguments, kernel.wgsl);
+        let mut constants = constants(entry, arguments, kernel.wgsl);
+        constants.push(("is_software", u32::from(self.gpu.is_software)));
         let key = (entry.name, constants.iter().map(|(_, value)| *value).collect());
         self.get(key, || {
             let accesses: Vec<_> = entry.bindings.iter().map(|binding| binding.access).collect();

@@ -1,7 +1,7 @@
 //! What is the wgpu backend's own: both ways to multiply, pieces of weights, views that WebGPU does not take, counted
 //! memory, and failures that become errors. That kernels are right, the conformance suite shows.
 
-use motley_kernels::{elementwise, gelu};
+use motley_kernels::{attention, elementwise, gelu};
 
 use super::pipeline::Function;
 use super::*;
@@ -208,6 +208,55 @@ fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
         let twice = downloaded(&wgpu, &all);
         for (twice, once) in twice[right_at + 2 * k * n..].iter().zip(got) {
             assert!((twice - once).abs() <= 1e-6 * once.abs().max(1.0));
+        }
+    }
+}
+
+/// out and dqkv of two texts of 9 and 70 tokens, two heads, one for keys and values.
+fn attended(wgpu: &Wgpu, head_dim: usize) -> Vec<f32> {
+    let (tokens, stride) = (79, 4 * head_dim);
+    let args = attention::Args {
+        tokens: tokens as u32,
+        texts: 2,
+        longest: 70,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: head_dim as u32,
+        stride: stride as u32,
+        query: 0,
+        key: 2 * head_dim as u32,
+        value: 3 * head_dim as u32,
+        scale: 0.3,
+        causal: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let words = |words: &[u32]| uploaded(wgpu, bytemuck::cast_slice(words));
+    let (lengths, rows) = (words(&[0, 9, 79]), words(&vec![0; 2 * tokens]));
+    let qkv = uploaded(wgpu, &random(tokens * stride, 1));
+    let dout = uploaded(wgpu, &random(tokens * 2 * head_dim, 2));
+    let buffer = |count: usize| wgpu.allocate_unfilled(count * 4, Category::Activations).unwrap();
+    let (out, log_sum_exp, dqkv) =
+        (buffer(tokens * 2 * head_dim), buffer(tokens * 2), buffer(tokens * stride));
+    let views = [qkv.all(), lengths.all(), rows.all(), out.all(), log_sum_exp.all()];
+    wgpu.launch(&Launch::new(&attention::FORWARD, &args, &views)).unwrap();
+    let views = [&dout, &qkv, &out, &log_sum_exp, &lengths, &rows, &dqkv].map(|buffer| buffer.all());
+    wgpu.launch(&Launch::new(&attention::BACKWARD, &args, &views)).unwrap();
+    [downloaded(wgpu, &out), downloaded(wgpu, &dqkv)].concat()
+}
+
+#[test]
+fn attention_is_the_same_with_and_without_its_arrays_in_registers() {
+    let hardware = |gpu: &mut Gpu| gpu.is_software = false;
+    let software = |gpu: &mut Gpu| gpu.is_software = true;
+    let request = DeviceRequest::default();
+    let (Some(hardware), Some(software)) = (opened_with(&request, hardware), opened_with(&request, software))
+    else {
+        return;
+    };
+    for head_dim in [7, 24] {
+        let (got, wanted) = (attended(&hardware, head_dim), attended(&software, head_dim));
+        for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+            assert!((got - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "element {i}: {got}, {wanted}");
         }
     }
 }
