@@ -5,7 +5,7 @@ use motley_kernels::{attention, elementwise, gelu};
 
 use super::pipeline::Function;
 use super::*;
-use crate::product::{self, Direction, Epilogue};
+use crate::product::{self as factor, Direction, Epilogue};
 use crate::weight::{SourceDtype, WeightFormat, WeightPart};
 
 const FORMATS: [WeightFormat; 3] = [
@@ -181,17 +181,14 @@ fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
         let at = |element: usize, count: usize| all.part(element * 4, count * 4);
         let right_at = 3 + 2 * m * k;
         let call = Matmul {
-            left: product::Operand {
-                batch_stride: m * k,
-                ..product::Operand::transposed(at(3, 2 * m * k), m)
-            },
-            right: product::Operand {
+            left: factor::Operand { batch_stride: m * k, ..factor::Operand::transposed(at(3, 2 * m * k), m) },
+            right: factor::Operand {
                 batch_stride: k * n,
-                ..product::Operand::rows(at(right_at, 2 * k * n), n)
+                ..factor::Operand::rows(at(right_at, 2 * k * n), n)
             },
-            output: product::Operand {
+            output: factor::Operand {
                 batch_stride: m * n,
-                ..product::Operand::rows(at(right_at + 2 * k * n, 2 * m * n), n)
+                ..factor::Operand::rows(at(right_at + 2 * k * n, 2 * m * n), n)
             },
             shape: [m, n, k],
             batch: 2,
@@ -348,6 +345,26 @@ fn failures_become_errors_and_stay() {
     let error = wgpu.synchronize().unwrap_err();
     assert!(matches!(error, Error::DeviceFailed { .. }), "{error}");
     assert!(add(&wgpu, x.all(), y.all(), 4).is_err());
+}
+
+/// The sources of products without a device: valid, and with the arguments that this crate gives.
+#[test]
+fn sources_of_products_have_the_arguments_of_products() {
+    use motley_kernels::{Arguments, Dtype};
+    for way in [Way::Plain, Way::Tiled] {
+        let source = way.source();
+        let module = naga::front::wgsl::parse_str(&source).unwrap();
+        let flags = naga::valid::ValidationFlags::all();
+        naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+        let args = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Args")).unwrap().1;
+        let naga::TypeInner::Struct { members, .. } = &args.inner else { panic!("Args is no struct") };
+        let fields = product::Args::FIELDS.iter().enumerate();
+        let wanted: Vec<_> = fields.map(|(i, f)| (f.name, f.dtype == Dtype::F32, i as u32 * 4)).collect();
+        let is_f32 = |ty| module.types[ty].inner == naga::TypeInner::Scalar(naga::Scalar::F32);
+        let given: Vec<_> =
+            members.iter().map(|m| (m.name.as_deref().unwrap(), is_f32(m.ty), m.offset)).collect();
+        assert_eq!(given, wanted);
+    }
 }
 
 #[test]
