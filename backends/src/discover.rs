@@ -40,5 +40,15 @@ pub struct Missing {
 
 /// Asks every backend that computes. Opens drivers: call it where a hanging driver hangs nobody else.
 pub fn discover() -> Vec<Found> {
-    vec![crate::cuda::discover(), crate::wgpu::discover(), crate::cpu::discover()]
+    [DeviceKind::Cuda, DeviceKind::Wgpu, DeviceKind::Cpu].map(discover_backend).to_vec()
+}
+
+/// As [`discover`], one backend alone. The backend that only counts has no devices.
+pub fn discover_backend(kind: DeviceKind) -> Found {
+    match kind {
+        DeviceKind::Cuda => crate::cuda::discover(),
+        DeviceKind::Wgpu => crate::wgpu::discover(),
+        DeviceKind::Cpu => crate::cpu::discover(),
+        DeviceKind::Null => Found { kind, devices: Vec::new(), missing: Vec::new() },
+    }
 }

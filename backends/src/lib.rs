@@ -20,7 +20,7 @@ pub use backend::{Backend, DeviceInfo, Launch};
 pub use buffer::{Buffer, View};
 #[doc(hidden)]
 pub use cuda::{cuda_sources, open_emulated};
-pub use discover::{DeviceDescription, Found, Missing, discover};
+pub use discover::{DeviceDescription, Found, Missing, discover, discover_backend};
 pub use error::Error;
 pub use memory::{Category, CategoryReport, MemoryReport};
 pub use open::{DeviceKind, DeviceRequest, Precision, open};

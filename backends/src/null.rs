@@ -87,6 +87,10 @@ impl Backend for Null {
             (DeviceKind::Cuda, WeightFormat::Nf4 { .. }) => {
                 (rows_bytes(source, precision), (out * width * precision) as u64)
             }
+            (DeviceKind::Wgpu, WeightFormat::Nf4 { .. }) => {
+                let workspace = (out * width * precision) as u64;
+                (rows_bytes(source, precision), workspace.min(crate::wgpu::WORKSPACE_BYTES_MAX))
+            }
             (DeviceKind::Cuda | DeviceKind::Wgpu, _) => (rows_bytes(source, precision), 0),
             (DeviceKind::Cpu | DeviceKind::Null, _) => (weight_bytes([out, width], source), 0),
         };

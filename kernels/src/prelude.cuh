@@ -8,7 +8,7 @@
 //   warp_sum, warp_max    over the 32 lanes, the same result in each
 //   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
 //   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
-//   load_matrix_x4(_transposed), copy_async, commit, wait_for; fragment_*, mma_two
+//   fast_exp2, load_matrix_x4(_transposed), copy_async, commit, wait_for; fragment_*, mma_two
 #pragma once
 
 typedef unsigned char u8;
@@ -21,6 +21,13 @@ struct bf16 {
 };
 
 #ifndef MOTLEY_EMULATED
+
+// 2ˣ to 2 ulp, 0 where it is denormal.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 #if __CUDA_ARCH__ >= 800
 __device__ __forceinline__ u16 to_bf16(float x) {
@@ -82,7 +89,7 @@ __device__ __forceinline__ void load_matrix_x4_transposed(u32 (&r)[4], const voi
                  : "r"(address));
 }
 
-#endif  // MOTLEY_EMULATED; it brings to_bf16, pack_bf16, mma, load_matrix_x4(_transposed), copy_async, commit, wait_for
+#endif  // MOTLEY_EMULATED; it brings fast_exp2, to_bf16, pack_bf16, mma, load_matrix_x4(_transposed), copy_async, commit, wait_for
 
 __device__ __forceinline__ float from_bf16(u16 bits) {
     return __uint_as_float((u32)bits << 16);
@@ -106,21 +113,23 @@ __device__ __forceinline__ void store(bf16* p, float x) {
 }
 #endif
 
-// Eight activations in a row, the first at a multiple of 16 bytes.
-__device__ __forceinline__ void load8(const activation* p, float (&x)[8]) {
-#if ACTIVATION_BITS == 32
+// Eight values in a row, the first at a multiple of 16 bytes.
+__device__ __forceinline__ void load8(const float* p, float (&x)[8]) {
     float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
     x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
     x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-#else
+}
+
+#if ACTIVATION_BITS == 16
+__device__ __forceinline__ void load8(const bf16* p, float (&x)[8]) {
     uint4 bits = *(const uint4*)p;
     u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
     for (int i = 0; i < 4; i++) {
         x[2 * i] = from_bf16((u16)words[i]);
         x[2 * i + 1] = from_bf16((u16)(words[i] >> 16));
     }
-#endif
 }
+#endif
 
 __device__ __forceinline__ void store8(activation* p, const float (&x)[8]) {
 #if ACTIVATION_BITS == 32

@@ -8,6 +8,7 @@
 //! adapter   LoRA: targets, factors, PEFT's files
 //! learn     losses, schedules, the trainer
 //! plan      memory of a run, counted without running it
+//! flops     arithmetic of a pass, counted
 //! metric    what a model is worth
 //! ```
 //!
@@ -17,6 +18,7 @@ mod adapter;
 mod device;
 mod encoder;
 mod error;
+mod flops;
 mod learn;
 pub mod metric;
 mod model;
@@ -24,8 +26,9 @@ mod plan;
 mod tape;
 
 pub use adapter::{Adapter, BaseIdentity, LoraConfig, Targets};
-pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization};
+pub use encoder::{Encoder, LoadOptions, ModelDropout, ModelFiles, Quantization, pass_tokens};
 pub use error::{Error, Result};
+pub use flops::Work;
 pub use learn::{
     Embedded, LossConfig, LossValue, NamedTensor, OptimizerConfig, Schedule, ScheduleKind, StepReport,
     TextFact, TrainRow, Trainer, TrainerConfig, TrainerState,
@@ -35,4 +38,4 @@ pub use model::{
     Decoder, ModelConfig, PackedBatch, Pooling, Role, RowIdentity, TokenizedText, pooling_folder,
     split_by_budget,
 };
-pub use plan::{PassShape, PlanRequest, StepShape, plan_memory};
+pub use plan::{PassShape, PlanRequest, PlannedDevice, StepShape, plan_memory};

@@ -11,10 +11,10 @@
 //! So the largest pass, run once, has the peak of them all. Where two passes are each the largest in one size, the
 //! plan is for one that is the largest in both: never too small, and too large by less than the smaller part.
 
-use motley_backends::{DeviceRequest, MemoryReport, open};
+use motley_backends::{DeviceKind, DeviceRequest, MemoryReport, Precision, open};
 
 use crate::TokenizedText;
-use crate::encoder::EMBED_TOKENS;
+use crate::encoder::pass_tokens;
 use crate::learn::{LossConfig, LossValue, OptimizerConfig, Schedule, ScheduleKind, TextFact, TrainRow};
 use crate::learn::{Trainer, TrainerConfig};
 use crate::model::split_by_budget;
@@ -38,9 +38,17 @@ pub struct StepShape {
     pub keeps_tape: bool,
 }
 
+/// The device that is planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedDevice {
+    pub kind: DeviceKind,
+    pub precision: Precision,
+}
+
 /// What shall be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanRequest {
+    pub device: PlannedDevice,
     pub options: LoadOptions,
     /// The adapter that is trained, or attached while embedding.
     pub adapter: Option<LoraConfig>,
@@ -48,17 +56,20 @@ pub struct PlanRequest {
     pub embedding: PassShape,
     /// Absent: embedding only.
     pub training: Option<(StepShape, LossConfig)>,
+    /// As [`TrainerConfig::checkpoint_layers`].
+    pub checkpoint_layers: bool,
 }
 
 impl PassShape {
-    /// The largest pass of [`Encoder::embed`] over texts of these lengths, in their order.
-    pub fn of_embedding(lengths: impl Iterator<Item = usize> + Clone) -> PassShape {
-        largest(lengths, EMBED_TOKENS)
+    /// The largest pass of [`Encoder::embed`] on a device of that kind over texts of these lengths, in their order.
+    pub fn of_embedding(kind: DeviceKind, lengths: impl Iterator<Item = usize> + Clone) -> PassShape {
+        largest(lengths, pass_tokens(kind))
     }
 
     /// No pass of embedding is larger, in whatever order: `texts` texts of at most `longest` tokens, `tokens` in all.
-    pub fn bound_of_embedding(texts: usize, longest: usize, tokens: usize) -> PassShape {
-        PassShape { texts: texts.min(EMBED_TOKENS), tokens: tokens.min(EMBED_TOKENS).max(longest) }
+    pub fn bound_of_embedding(kind: DeviceKind, texts: usize, longest: usize, tokens: usize) -> PassShape {
+        let most = pass_tokens(kind);
+        PassShape { texts: texts.min(most), tokens: tokens.min(most).max(longest) }
     }
 
     /// The largest in each size.
@@ -108,12 +119,18 @@ fn largest(lengths: impl Iterator<Item = usize> + Clone, budget: usize) -> PassS
 /// # Errors
 /// A shape that the model cannot take.
 pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryReport> {
-    let backend = open(&DeviceRequest { backend: "null".to_owned(), ..DeviceRequest::default() })?;
+    let backend = open(&DeviceRequest {
+        backend: "null".to_owned(),
+        precision: request.device.precision,
+        stands_for: Some(request.device.kind),
+        ..DeviceRequest::default()
+    })?;
     let mut encoder = Encoder::blank(backend.clone(), model, &request.options)?;
     let adapter = request.adapter.as_ref().map(|config| Adapter::blank(&encoder, config)).transpose()?;
     match (adapter, request.training) {
         (Some(adapter), Some((step, loss))) => {
-            let mut trainer = Trainer::new(encoder, adapter, trainer_config(loss))?;
+            let mut trainer =
+                Trainer::new(encoder, adapter, trainer_config(loss, request.checkpoint_layers))?;
             embed(trainer.encoder(), request.embedding)?;
             run_step(&mut trainer, step, model.max_positions())?;
         }
@@ -171,7 +188,7 @@ fn facts(rows: usize, texts: usize) -> Vec<TextFact> {
     facts
 }
 
-fn trainer_config(loss: LossConfig) -> TrainerConfig {
+fn trainer_config(loss: LossConfig, checkpoint_layers: bool) -> TrainerConfig {
     TrainerConfig {
         loss,
         optimizer: OptimizerConfig::default(),
@@ -181,7 +198,7 @@ fn trainer_config(loss: LossConfig) -> TrainerConfig {
         seed: 0,
         // The chunk was cut by the caller.
         token_budget_per_chunk: usize::MAX,
-        checkpoint_layers: false,
+        checkpoint_layers,
     }
 }
 
@@ -191,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_largest_pass_is_that_of_the_real_lengths() {
-        let shape = |lengths: &[usize]| PassShape::of_embedding(lengths.iter().copied());
+        let shape = |lengths: &[usize]| PassShape::of_embedding(DeviceKind::Cpu, lengths.iter().copied());
         assert_eq!(shape(&[]), PassShape::default());
         assert_eq!(shape(&[9, 9, 512]), PassShape { texts: 3, tokens: 530 });
         assert_eq!(shape(&[600, 600, 3, 3]), PassShape { texts: 3, tokens: 606 });

@@ -6,17 +6,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceRequest, open};
+use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open};
 use motley_ops::{
     Adapter, Encoder, Error, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
-    OptimizerConfig, PassShape, PlanRequest, Quantization, Schedule, ScheduleKind, StepShape, Targets,
-    TokenizedText, TrainRow, Trainer, TrainerConfig, plan_memory,
+    OptimizerConfig, PassShape, PlanRequest, PlannedDevice, Quantization, Schedule, ScheduleKind, StepShape,
+    Targets, TokenizedText, TrainRow, Trainer, TrainerConfig, plan_memory,
 };
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+const ON: PlannedDevice = PlannedDevice { kind: DeviceKind::Cpu, precision: Precision::F32 };
+
 const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 256, "vocab_size": 500, "max_position_embeddings": 512}"#;
+const DECODER: &str = r#"{"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 224,
+    "vocab_size": 500, "max_position_embeddings": 512}"#;
 const MODULES: &str = r#"[{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
 const POOLING: &str = r#"{"pooling_mode_mean_tokens": true}"#;
@@ -69,9 +74,15 @@ fn weights() -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-fn load(options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
+/// The small model from its files, or any decoder of random weights.
+fn load(config: &str, options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
     let request = DeviceRequest { backend: "cpu".to_owned(), threads: Some(2), ..DeviceRequest::default() };
     let backend = open(&request).unwrap();
+    if config != CONFIG {
+        let config = ModelConfig::parse(config).unwrap();
+        let encoder = Encoder::random(backend.clone(), &config, options, 1).unwrap();
+        return (backend, encoder);
+    }
     let bytes = weights();
     let encoder = Encoder::load(backend.clone(), &files(CONFIG, &[&bytes]), options).unwrap();
     (backend, encoder)
@@ -100,6 +111,8 @@ fn compare(planned: u64, peak: u64) {
 }
 
 struct Training<'a> {
+    config: &'a str,
+    checkpoint_layers: bool,
     options: LoadOptions,
     loss: LossConfig,
     token_budget: usize,
@@ -108,10 +121,12 @@ struct Training<'a> {
     validation: &'a [usize],
 }
 
+/// Returns the planned peak.
 #[track_caller]
-fn check(training: &Training<'_>) {
-    let Training { options, loss, token_budget, batches, validation } = training;
-    let (backend, encoder) = load(options);
+fn check(training: &Training<'_>) -> u64 {
+    let Training { config: model, checkpoint_layers, options, loss, token_budget, batches, validation } =
+        training;
+    let (backend, encoder) = load(model, options);
     let adapter = Adapter::new(&encoder, &LORA, 1).unwrap();
     let config = TrainerConfig {
         loss: *loss,
@@ -121,7 +136,7 @@ fn check(training: &Training<'_>) {
         max_gradient_norm: Some(1.0),
         seed: 1,
         token_budget_per_chunk: *token_budget,
-        checkpoint_layers: false,
+        checkpoint_layers: *checkpoint_layers,
     };
     let mut trainer = Trainer::new(encoder, adapter, config).unwrap();
     let validated: Vec<TokenizedText> = validation.iter().map(|length| text(*length)).collect();
@@ -137,13 +152,16 @@ fn check(training: &Training<'_>) {
         step = step.max(StepShape::of(batch.len(), &batch.concat(), *token_budget));
     }
     let request = PlanRequest {
+        device: ON,
         options: *options,
         adapter: Some(LORA),
-        embedding: PassShape::of_embedding(validation.iter().copied()),
+        embedding: PassShape::of_embedding(DeviceKind::Cpu, validation.iter().copied()),
         training: Some((step, *loss)),
+        checkpoint_layers: *checkpoint_layers,
     };
-    let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
+    let planned = plan_memory(&ModelConfig::parse(model).unwrap(), &request).unwrap();
     compare(planned.peak, backend.memory().peak);
+    planned.peak
 }
 
 #[test]
@@ -166,18 +184,46 @@ fn a_training_holds_what_was_planned() {
             // Validation is the largest pass beside a trainer whose chunks are small.
             (COSENT, 64, &[even][..], &[512, 512, 512][..]),
         ] {
-            check(&Training { options, loss, token_budget, batches, validation });
+            let (config, checkpoint_layers) = (CONFIG, false);
+            check(&Training { config, checkpoint_layers, options, loss, token_budget, batches, validation });
         }
     }
 }
 
 #[test]
+fn a_training_of_a_decoder_holds_what_was_planned_and_less_if_layers_run_again() {
+    let options = LoadOptions {
+        normalize: Some(true),
+        quantization: Some(Quantization { double: true }),
+        ..LoadOptions::default()
+    };
+    let batches: &[&[&[usize]]] = &[&[&[200, 40][..]; 8], &[&[200, 10]]];
+    for token_budget in [16384, 600] {
+        let peaks = [false, true].map(|checkpoint_layers| {
+            check(&Training {
+                config: DECODER,
+                checkpoint_layers,
+                options,
+                loss: COSENT,
+                token_budget,
+                batches,
+                validation: &[300, 20],
+            })
+        });
+        // Of six layers one is kept whole.
+        assert!(peaks[1] * 2 < peaks[0], "{peaks:?}");
+    }
+}
+
+#[test]
 fn embedding_holds_what_was_planned_with_and_without_an_adapter() {
-    for quantization in [None, Some(Quantization { double: false })] {
+    for (config, quantization) in
+        [(CONFIG, None), (CONFIG, Some(Quantization { double: false })), (DECODER, None)]
+    {
         for adapter in [None, Some(LORA)] {
             for lengths in [&[3, 4, 5][..], &[512, 9, 512, 9, 512, 9], &[30; 200]] {
                 let options = LoadOptions { quantization, ..LoadOptions::default() };
-                let (backend, mut encoder) = load(&options);
+                let (backend, mut encoder) = load(config, &options);
                 if let Some(config) = &adapter {
                     let adapter = Adapter::new(&encoder, config, 1).unwrap();
                     encoder.attach(adapter);
@@ -185,12 +231,14 @@ fn embedding_holds_what_was_planned_with_and_without_an_adapter() {
                 let texts: Vec<TokenizedText> = lengths.iter().map(|length| text(*length)).collect();
                 encoder.embed(&texts).unwrap();
                 let request = PlanRequest {
+                    device: ON,
                     options,
                     adapter: adapter.clone(),
-                    embedding: PassShape::of_embedding(lengths.iter().copied()),
+                    embedding: PassShape::of_embedding(DeviceKind::Cpu, lengths.iter().copied()),
                     training: None,
+                    checkpoint_layers: false,
                 };
-                let planned = plan_memory(&ModelConfig::parse(CONFIG).unwrap(), &request).unwrap();
+                let planned = plan_memory(&ModelConfig::parse(config).unwrap(), &request).unwrap();
                 compare(planned.peak, backend.memory().peak);
             }
         }
@@ -202,10 +250,12 @@ fn a_model_of_any_size_is_planned_without_its_bytes() {
     let config = CONFIG.replace("\"vocab_size\": 500", "\"vocab_size\": 16000000");
     let config = ModelConfig::parse(&config.replace("layers\": 3", "layers\": 1000")).unwrap();
     let request = PlanRequest {
+        device: ON,
         options: LoadOptions::default(),
         adapter: None,
         embedding: PassShape { texts: 1, tokens: 8 },
         training: None,
+        checkpoint_layers: false,
     };
     assert!(plan_memory(&config, &request).unwrap().peak > 4 << 30);
 }

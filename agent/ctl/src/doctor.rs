@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use motley_agent_node::NodeSettings;
+use motley_agent_node::devices::inventory::MissingRecord;
+use motley_agent_node::devices::{DeviceRecord, Inventory};
 use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::client::{FromClient, ToClient};
 use motley_scheduler_link::Identity;
@@ -75,7 +77,7 @@ impl Verdict {
 pub async fn doctor(common: &Common, arguments: DoctorArguments, output: &Output) -> Result<(), Failure> {
     let mut findings =
         vec![Finding::ok("program", format!("ctl {}", env!("CARGO_PKG_VERSION"))), processor()];
-    findings.extend(devices());
+    findings.extend(devices().await);
     findings.push(memory());
     findings.extend(udp_buffers());
     findings.push(pip());
@@ -141,17 +143,34 @@ fn instruction_sets() -> Vec<&'static str> {
     vec![std::env::consts::ARCH]
 }
 
-/// The devices that an agent here would offer, and accelerators that this build cannot use yet.
-fn devices() -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("device cpu:0", "the processor")];
-    if Path::new("/proc/driver/nvidia/version").exists() {
-        findings.push(Finding::warning(
-            "device nvidia",
-            "an NVIDIA driver is loaded",
-            "this version computes on processors only; the card stays idle",
-        ));
-    }
-    findings
+/// The devices that an agent here would offer, and what their backends lack.
+async fn devices() -> Vec<Finding> {
+    let inventory = match crate::devices::look_around().await {
+        Ok(inventory) => inventory,
+        Err(failure) => {
+            let remedy = failure.hint.unwrap_or_else(|| "`ctl devices` tries again".into());
+            return vec![Finding::problem("devices", failure.message, remedy)];
+        }
+    };
+    device_findings(&inventory)
+}
+
+fn device_findings(inventory: &Inventory) -> Vec<Finding> {
+    let device = |device: &DeviceRecord| {
+        let what = format!("device {}", device.id());
+        let parts = [&device.name, &device.capability, &device.driver];
+        let parts: Vec<&str> =
+            parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let found = parts.join(", ");
+        match device.is_software {
+            false => Finding::ok(&what, found),
+            true => Finding::ok(&what, format!("{found}; software, taken only by name")),
+        }
+    };
+    let missing = |missing: &MissingRecord| {
+        Finding::warning(&format!("backend {}", missing.backend.name()), &missing.what, &missing.remedy)
+    };
+    inventory.devices.iter().map(device).chain(inventory.missing.iter().map(missing)).collect()
 }
 
 fn memory() -> Finding {
@@ -359,6 +378,13 @@ mod tests {
         let mut findings = vec![processor(), memory(), pip(), certificate(SystemTime::UNIX_EPOCH)];
         findings.extend(udp_buffers());
         findings.extend(disks());
+        let missing = MissingRecord {
+            backend: motley_scheduler_core::document::BackendKind::Cuda,
+            what: "no driver is loaded".into(),
+            remedy: "install the NVIDIA driver".into(),
+        };
+        let inventory = Inventory { devices: Vec::new(), missing: vec![missing] };
+        findings.extend(device_findings(&inventory));
         findings.push(disk("disk nowhere", Path::new("/proc/nowhere")));
         for finding in &findings {
             assert_eq!(finding.verdict == Verdict::Ok, finding.remedy.is_none(), "{finding:?}");

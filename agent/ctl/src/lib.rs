@@ -4,7 +4,9 @@
 //! arguments   what the user typed: the command tree
 //! fleet       commands that talk to a scheduler, and the two daemons
 //! run         `ctl run`: scheduler and agent in this process, with a temporary store
-//! local       embed, export, evaluate compare, bench: work without any scheduler
+//! local       embed, export, evaluate compare: work without any scheduler
+//! bench       how fast a device is
+//! devices     which devices this machine has
 //! doctor      what is right and wrong with this machine
 //! output      tables, JSON, progress: data on stdout, talk on stderr
 //! failure     messages, hints, exit codes
@@ -14,6 +16,8 @@
 //! 4 denied, 5 unreachable.
 
 mod arguments;
+mod bench;
+mod devices;
 mod doctor;
 mod failure;
 mod fleet;
@@ -28,7 +32,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use arguments::{Arguments, ArtifactsCommand, BenchCommand, Command, Common, EvaluateCommand, TokenCommand};
+use arguments::{Arguments, ArtifactsCommand, Command, Common, EvaluateCommand, TokenCommand};
 use failure::Failure;
 use output::Output;
 
@@ -60,8 +64,9 @@ fn dispatch(common: Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Embed(arguments) => return local::embed(arguments, output),
         Command::Export(arguments) => return local::export(arguments, output),
         Command::Evaluate(EvaluateCommand::Compare(arguments)) => return local::compare(arguments, output),
-        Command::Bench(BenchCommand::Encode(arguments)) => return local::bench_encode(arguments, output),
-        Command::Bench(BenchCommand::Train(arguments)) => return local::bench_train(arguments, output),
+        Command::Bench(command) => return bench::run(command, output),
+        Command::Devices(arguments) => return devices::list(&arguments, output),
+        Command::ProbeDevices(arguments) => return devices::probe(&arguments, output),
         Command::Sweeper(arguments) => return run::sweeper::main(&arguments),
         _ => {}
     }
@@ -98,6 +103,8 @@ async fn talk(common: &Common, command: Command, output: &Output) -> Result<(), 
         | Command::Export(_)
         | Command::Evaluate(_)
         | Command::Bench(_)
+        | Command::Devices(_)
+        | Command::ProbeDevices(_)
         | Command::Runner(_)
         | Command::Sweeper(_) => unreachable!("handled without a runtime"),
     }

@@ -1,24 +1,21 @@
-//! Commands that work without any scheduler: embed, export, compare, bench. Each is one call of the node's library.
+//! Commands that work without any scheduler: embed, export, compare. Each is one call of the node's library.
 
 use std::path::{Path, PathBuf};
 
 use motley_agent_node::NodeSettings;
+use motley_agent_node::devices::DeviceChoice;
 use motley_agent_node::failure::workload_reason;
 use motley_agent_node::models::{Fetched, ModelSettings};
-use motley_agent_node::workload::bench::TRAIN_STEPS;
 use motley_agent_node::workload::{
-    self, BenchLine, BenchOptions, EmbedOptions, EmbedProgress, EmbedSummary, Embedding, ExportOptions,
-    WorkloadError, compare as compare_reports, export_merged,
+    EmbedOptions, EmbedProgress, EmbedSummary, Embedding, ExportOptions, WorkloadError,
+    compare as compare_reports, export_merged,
 };
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{Document, Model, Quantization, Source};
+use motley_scheduler_core::document::{Document, Model, Source};
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::wire::agent::Progress;
 
-use crate::arguments::{
-    AdapterName, BenchArguments, BenchEncodeArguments, BenchTrainArguments, CompareArguments, EmbedArguments,
-    ExportArguments,
-};
+use crate::arguments::{CompareArguments, DeviceArguments, EmbedArguments, ExportArguments};
 use crate::failure::{Exit, Failure};
 use crate::folders;
 use crate::output::Output;
@@ -36,7 +33,7 @@ pub fn embed(arguments: EmbedArguments, output: &Output) -> Result<(), Failure> 
         prompt: arguments.prompt,
         input: arguments.input,
         output: arguments.output.clone(),
-        threads: arguments.threads,
+        device: device(&arguments.device)?,
     };
     let mut display = ProgressDisplay::new(output);
     let result = embed_until_signal(&options, &mut |progress| display.update(&embed_progress(progress)));
@@ -124,48 +121,8 @@ pub fn compare(arguments: CompareArguments, output: &Output) -> Result<(), Failu
     }
 }
 
-/// Prints one JSON line: how fast this machine embeds.
-pub fn bench_encode(arguments: BenchEncodeArguments, output: &Output) -> Result<(), Failure> {
-    let options = bench(&arguments.model, arguments.common, None, TRAIN_STEPS)?;
-    print_line(&with_downloads(output, |progress| workload::bench_encode(&options, progress))?, output)
-}
-
-/// Prints one JSON line: how fast this machine trains.
-pub fn bench_train(arguments: BenchTrainArguments, output: &Output) -> Result<(), Failure> {
-    let quantization = match arguments.adapter {
-        AdapterName::Lora => None,
-        AdapterName::Qlora => Some(Quantization::Nf4 { double_quantization: true }),
-    };
-    let options = bench(&arguments.model, arguments.common, quantization, arguments.steps)?;
-    print_line(&with_downloads(output, |progress| workload::bench_train(&options, progress))?, output)
-}
-
-fn bench(
-    source: &str,
-    common: BenchArguments,
-    quantization: Option<Quantization>,
-    steps: u32,
-) -> Result<BenchOptions, Failure> {
-    must_be_file(&common.data, "name a JSON lines file with sentence1, sentence2 and score")?;
-    Ok(BenchOptions {
-        model: model(source, common.max_length)?,
-        settings: settings()?,
-        data: common.data,
-        quantization,
-        threads: common.threads,
-        steps,
-    })
-}
-
-/// The line is JSON with or without `--json`: measurements are read by programs.
-fn print_line(line: &BenchLine, output: &Output) -> Result<(), Failure> {
-    let value = serde_json::to_value(line).map_err(Failure::failed)?;
-    output.data(|| value.to_string(), || value.clone());
-    Ok(())
-}
-
 /// The model as `[model] source` would have it, read by the same code.
-fn model(source: &str, max_length: Option<u32>) -> Result<Model, Failure> {
+pub(crate) fn model(source: &str, max_length: Option<u32>) -> Result<Model, Failure> {
     // JSON's escapes are TOML's.
     let source = serde_json::Value::from(source);
     let max_length = max_length.map(|tokens| format!("max_length = {tokens}\n")).unwrap_or_default();
@@ -189,7 +146,18 @@ fn model(source: &str, max_length: Option<u32>) -> Result<Model, Failure> {
     }
 }
 
-fn settings() -> Result<ModelSettings, Failure> {
+/// What is measured for `auto` is kept beside the models.
+pub(crate) fn device(arguments: &DeviceArguments) -> Result<DeviceChoice, Failure> {
+    Ok(DeviceChoice {
+        backend: arguments.backend.kind(),
+        index: arguments.device,
+        precision: arguments.precision.into(),
+        threads: arguments.threads,
+        probe: Some(crate::devices::local_probe()?),
+    })
+}
+
+pub(crate) fn settings() -> Result<ModelSettings, Failure> {
     Ok(NodeSettings::from_environment(folders::cache()?).models)
 }
 
@@ -207,7 +175,7 @@ fn must_exist(path: &Path, hint: &str) -> Result<(), Failure> {
     }
 }
 
-fn must_be_file(path: &Path, hint: &str) -> Result<(), Failure> {
+pub(crate) fn must_be_file(path: &Path, hint: &str) -> Result<(), Failure> {
     must_exist(path, hint)?;
     match path.is_dir() {
         false => Ok(()),
@@ -215,7 +183,7 @@ fn must_be_file(path: &Path, hint: &str) -> Result<(), Failure> {
     }
 }
 
-fn with_downloads<T>(
+pub(crate) fn with_downloads<T>(
     output: &Output,
     work: impl FnOnce(&mut dyn FnMut(Fetched)) -> Result<T, WorkloadError>,
 ) -> Result<T, Failure> {
@@ -225,7 +193,7 @@ fn with_downloads<T>(
     result.map_err(failure)
 }
 
-fn failure(error: WorkloadError) -> Failure {
+pub(crate) fn failure(error: WorkloadError) -> Failure {
     let exit = match workload_reason(&error) {
         FailureReason::UserError => Exit::Usage,
         _ => Exit::Failed,

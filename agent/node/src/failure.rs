@@ -5,6 +5,7 @@
 
 use motley_scheduler_core::failure::FailureReason;
 
+use crate::devices::DeviceError;
 use crate::models::ModelError;
 use crate::serve::ServeError;
 use crate::text::{DataError, TextError};
@@ -113,7 +114,10 @@ pub fn workload_reason(error: &WorkloadError) -> FailureReason {
         WorkloadError::Data(error) => data_reason(error),
         WorkloadError::Serve(error) => serve_reason(error),
         WorkloadError::Compute(error) => compute_reason(error),
-        WorkloadError::Device(error) => device_reason(error),
+        WorkloadError::Device(error) | WorkloadError::Choice(DeviceError::Device(error)) => {
+            device_reason(error)
+        }
+        WorkloadError::Choice(DeviceError::Absent { .. }) => FailureReason::UserError,
         WorkloadError::Adapter(_) | WorkloadError::Resume(_) | WorkloadError::Unusable { .. } => {
             FailureReason::UserError
         }

@@ -10,6 +10,7 @@
 //! serve      the HTTP interface of serving jobs
 //! text       from texts to token ids
 //! models     the model store
+//! devices    which devices there are, how fast they are, and which one is opened
 //! failure    every error of a workload, as one of the closed list of reasons
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 pub mod agent;
 mod attempts;
+pub mod devices;
 mod error;
 pub mod failure;
 pub mod models;
@@ -31,4 +33,4 @@ pub mod workload;
 pub use agent::{Agent, AgentHandle};
 pub use error::NodeError;
 pub use runner::runner_main;
-pub use settings::{AgentConfig, NodeSettings, RunnerCommand};
+pub use settings::{AgentConfig, DeviceSearch, NodeSettings, RunnerCommand};

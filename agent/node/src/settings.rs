@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use motley_scheduler_core::document::BackendKind;
+
+use crate::devices::{Inventory, Measure, Probe};
 use crate::models::ModelSettings;
 
 /// What an agent is started with.
@@ -25,6 +28,29 @@ pub struct AgentConfig {
     pub embedded: Option<PathBuf>,
     /// The program of the runner.
     pub runner: RunnerCommand,
+    pub devices: DeviceSearch,
+}
+
+/// How an agent finds its devices. It never opens a driver itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSearch {
+    /// The processor alone, unmeasured.
+    Processor,
+    /// These backends, by processes of their own; measured unless there is no choice.
+    ToChoose { probe: Probe, backends: Vec<BackendKind> },
+    /// Every backend, measured.
+    All { probe: Probe },
+}
+
+impl DeviceSearch {
+    /// Looks. Takes as long as drivers do.
+    pub(crate) fn inventory(&self) -> Inventory {
+        match self {
+            DeviceSearch::Processor => Inventory::default(),
+            DeviceSearch::ToChoose { probe, backends } => probe.inventory_to_choose(backends),
+            DeviceSearch::All { probe } => probe.inventory(&BackendKind::ALL, Measure::Hardware),
+        }
+    }
 }
 
 /// Node configuration that a runner needs. What a job document means never depends on it.

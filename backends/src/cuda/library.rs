@@ -73,7 +73,13 @@ impl Library {
     /// # Errors
     /// The library's or the driver's words.
     pub fn product(&self, product: &Product, stream: CUstream, driver: &dyn Driver) -> Result<bool, String> {
-        if product.shape[2] == 0 || product.activation == Some(gelu::Kind::Exact) {
+        // Its GELU is the one by tanh, and the tanh has 11 bits: enough for 16-bit outputs alone.
+        let has_activation = match product.activation {
+            None | Some(gelu::Kind::Relu) => true,
+            Some(gelu::Kind::Tanh) => product.precision != Precision::F32,
+            Some(gelu::Kind::Exact) => false,
+        };
+        if product.shape[2] == 0 || !has_activation {
             return Ok(false);
         }
         let workspace = self.workspace(driver)?;
@@ -265,7 +271,6 @@ fn is_aligned(product: &Product) -> bool {
     [product.left.address, product.right.address, product.output].iter().all(|address| address % 16 == 0)
 }
 
-/// Its GELU is the one by tanh.
 fn epilogue(product: &Product) -> sys::cublasLtEpilogue_t {
     use sys::cublasLtEpilogue_t as Epilogue;
     match (product.bias.is_some(), product.activation) {

@@ -18,7 +18,7 @@ mod storage;
 mod tests;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use motley_kernels::{Access, Workers};
 
@@ -30,6 +30,7 @@ use self::product::Way;
 use self::recorder::Recorder;
 use self::storage::Shelf;
 use self::weight::DeviceWeight;
+pub(crate) use self::weight::WORKSPACE_BYTES_MAX;
 use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};
@@ -47,6 +48,8 @@ pub(crate) struct Wgpu {
     binder: Binder,
     pipelines: Pipelines,
     way: Way,
+    /// Of kernel nf4, from its first use on.
+    map: OnceLock<Buffer>,
 }
 
 pub(crate) fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
@@ -81,7 +84,15 @@ impl Wgpu {
             numerics_class: format!("wgpu {} {}", gpu.description, way.name()),
         };
         let pipelines = Pipelines::new(gpu.clone());
-        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way })
+        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map: OnceLock::new() })
+    }
+
+    fn map(&self) -> Result<&Buffer> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let made = weight::upload_map(self)?;
+        Ok(self.map.get_or_init(|| made))
     }
 
     /// How much of a buffer one binding holds, in whole vectors.

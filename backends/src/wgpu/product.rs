@@ -111,7 +111,7 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
     let mut beta = if call.accumulate { 1.0 } else { 0.0 };
     let mut first = 0;
     for piece in &weight.pieces {
-        let values = weight.values(wgpu, piece)?;
+        let values = piece.values(wgpu, wgpu.map()?)?;
         let args = match call.direction {
             Direction::Forward => Args {
                 columns: piece.rows as u32,

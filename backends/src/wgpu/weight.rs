@@ -17,13 +17,11 @@ use crate::weight::{WeightFormat, WeightSource};
 use crate::{Error, Result};
 
 /// Bytes of an NF4 piece when it is dequantized: what a product needs as workspace at most, but for very wide rows.
-const WORKSPACE_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const WORKSPACE_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) struct DeviceWeight {
     pub pieces: Vec<Piece>,
     pub bias: Option<Buffer>,
-    /// Values of a nested code, as kernel nf4 wants them.
-    map: Option<Buffer>,
 }
 
 /// Rows of the matrix that follow each other.
@@ -67,33 +65,8 @@ impl DeviceWeight {
                 }
             }
         }
-        let double = source.format == WeightFormat::Nf4 { double_quantization: true };
-        let map = double.then(|| upload(backend, bytemuck::cast_slice(nf4::dynamic_map()))).transpose()?;
         let bias = source.bias.map(|bias| upload(backend, bytemuck::cast_slice(bias))).transpose()?;
-        Ok(DeviceWeight { pieces, bias, map })
-    }
-
-    /// The values of a piece: where they lie, or dequantized.
-    pub fn values<'a>(&'a self, backend: &dyn Backend, piece: &'a Piece) -> Result<PieceValues<'a>> {
-        let count = piece.rows * piece.width;
-        let out = match &piece.values {
-            Values::F32(buffer) => return Ok(PieceValues::Resident(buffer)),
-            _ => backend.allocate_unfilled(count * 4, Category::Workspace)?,
-        };
-        match (&piece.values, &self.map) {
-            (Values::Nf4 { packed, absmax }, _) => {
-                let args = nf4::Args { count: count as u32 };
-                let buffers = [packed.all(), absmax.all(), out.all()];
-                backend.launch(&Launch::new(&nf4::DEQUANTIZE, &args, &buffers))?;
-            }
-            (Values::DoubleNf4 { packed, codes, nested_absmax, offset }, Some(map)) => {
-                let args = nf4::DoubleArgs { count: count as u32, offset: *offset };
-                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map.all(), out.all()];
-                backend.launch(&Launch::new(&nf4::DEQUANTIZE_DOUBLE, &args, &buffers))?;
-            }
-            _ => return Err(Error::Foreign { what: "weight" }),
-        }
-        Ok(PieceValues::Dequantized(out))
+        Ok(DeviceWeight { pieces, bias })
     }
 
     /// All values [out, in], dequantized as the kernel's specification does.
@@ -117,6 +90,36 @@ impl DeviceWeight {
         }
         Ok(values)
     }
+}
+
+impl Piece {
+    /// The values: where they lie, or dequantized. `map` is what kernel nf4 calls so.
+    pub fn values(&self, backend: &dyn Backend, map: &Buffer) -> Result<PieceValues<'_>> {
+        let count = self.rows * self.width;
+        let space = || backend.allocate_unfilled(count * 4, Category::Workspace);
+        Ok(PieceValues::Dequantized(match &self.values {
+            Values::F32(buffer) => return Ok(PieceValues::Resident(buffer)),
+            Values::Nf4 { packed, absmax } => {
+                let out = space()?;
+                let args = nf4::Args { count: count as u32 };
+                let buffers = [packed.all(), absmax.all(), out.all()];
+                backend.launch(&Launch::new(&nf4::DEQUANTIZE, &args, &buffers))?;
+                out
+            }
+            Values::DoubleNf4 { packed, codes, nested_absmax, offset } => {
+                let out = space()?;
+                let args = nf4::DoubleArgs { count: count as u32, offset: *offset };
+                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map.all(), out.all()];
+                backend.launch(&Launch::new(&nf4::DEQUANTIZE_DOUBLE, &args, &buffers))?;
+                out
+            }
+        }))
+    }
+}
+
+/// The map of kernel nf4 on the device.
+pub(super) fn upload_map(backend: &dyn Backend) -> Result<Buffer> {
+    upload(backend, bytemuck::cast_slice(nf4::dynamic_map()))
 }
 
 /// Values of a piece in f32, [rows, in].

@@ -4,7 +4,7 @@
 //! half an ulp, 2⁻⁸, and ds = p∘(...) by twice that. Both are taken as errors of exp, from which all of them come;
 //! log_sum_exp is summed before any rounding and has the bound of f32.
 
-use motley_kernels::attention::{Args, BACKWARD, FORWARD, reference};
+use motley_kernels::attention::{ALONG, Args, BACKWARD, FORWARD, reference};
 
 use super::bounded::{BF16, exact, with_rounded_exp};
 use super::device::{Data, Device};
@@ -129,19 +129,25 @@ fn case(device: &mut Device<'_>, shape: &Shape, seed: u64) {
 
     let saved = reference::forward(&x, &shape.lengths, &rows, &args);
     let (out, log_sum_exp) = (device.rounded(saved.out), saved.log_sum_exp);
+    let data = vec![Data::of(&dout), Data::of(&out), Data::Output(tokens * args.heads as usize)];
+    let got = device.run(&ALONG, &args, data);
+    let along = reference::along(&exact(&dout), &exact(&out), args.head_dim as usize);
+    device.compare(ALONG.name, &got[0], &along);
+    let along = got.into_iter().next().unwrap();
+
     let data = vec![
         Data::of(&dout),
         Data::of(&x),
-        Data::of(&out),
+        Data::of(&along),
         Data::of(&log_sum_exp),
         Data::words(&shape.lengths),
         Data::words(&rows),
         Data::Output(tokens * stride),
     ];
     let got = device.run(&BACKWARD, &args, data);
-    let saved = reference::Attended { out: exact(&out), log_sum_exp: exact(&log_sum_exp) };
+    let (along, log_sum_exp) = (exact(&along), exact(&log_sum_exp));
     let wanted = with_rounded_exp(2.0 * rounding, || {
-        reference::backward(&exact(&dout), &exact(&x), &saved, &shape.lengths, &rows, &args)
+        reference::backward(&exact(&dout), &exact(&x), [&along, &log_sum_exp], &shape.lengths, &rows, &args)
     });
     // Columns that are neither q, k nor v stay what they were: NaN.
     let (first, end) = (shape.margin as usize, stride - shape.margin as usize);

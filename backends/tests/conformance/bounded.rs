@@ -23,6 +23,8 @@ use num_traits::{Float, Num, One, ToPrimitive, Zero};
 pub const STEP: f64 = 1.0 / (1u64 << 23) as f64;
 /// Relative error of a transcendental function, in units of its result.
 pub const FUNCTION: f64 = 1.0 / (1u64 << 21) as f64;
+/// Results below the normal numbers of f32 may be flushed to zero.
+pub const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
 /// Half an ulp of bf16, relative: its significand has eight bits.
 pub const BF16: f64 = 1.0 / 256.0;
 
@@ -61,7 +63,7 @@ impl Bounded {
         let (low, high) = (function(self.value - self.error), function(self.value + self.error));
         let spread = [low, high].map(|end| if end.is_nan() { f64::INFINITY } else { (end - value).abs() });
         let spread = if self.error == 0.0 { 0.0 } else { spread[0].max(spread[1]) };
-        Self::within(value, spread + relative * (value.abs() + spread))
+        Self::within(value, spread + relative * (value.abs() + spread) + FLUSHED)
     }
 
     /// A function that no specification uses yet: nothing is known of its error, and a case that meets it fails.
@@ -110,7 +112,8 @@ impl Mul for Bounded {
         let value = self.value * other.value;
         let carried =
             self.value.abs() * other.error + other.value.abs() * self.error + self.error * other.error;
-        Bounded { value, error: carried + STEP * (value.abs() + carried), size: self.size * other.size }
+        let error = carried + STEP * (value.abs() + carried) + FLUSHED;
+        Bounded { value, error, size: self.size * other.size }
     }
 }
 
@@ -120,18 +123,16 @@ impl Div for Bounded {
     fn div(self, other: Self) -> Self {
         let value = self.value / other.value;
         let least = other.value.abs() - other.error;
-        let carried = if self.error == 0.0 && other.error == 0.0 {
+        // What is divided by something beyond all numbers is 0, whatever that was exactly.
+        let carried = if (self.error == 0.0 && other.error == 0.0) || other.value.is_infinite() {
             0.0
         } else if least > 0.0 {
             (self.error + value.abs() * other.error) / least
         } else {
             f64::INFINITY
         };
-        Bounded {
-            value,
-            error: carried + STEP * (value.abs() + carried),
-            size: self.size / other.value.abs(),
-        }
+        let error = carried + STEP * (value.abs() + carried) + FLUSHED;
+        Bounded { value, error, size: self.size / other.value.abs() }
     }
 }
 

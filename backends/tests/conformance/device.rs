@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use motley_backends::{Backend, Buffer, Category, Launch, Precision};
 use motley_kernels::{Access, Arguments, Dtype, Entry};
 
-use super::bounded::{BF16, Bounded};
+use super::bounded::{BF16, Bounded, FLUSHED};
 
 /// Bytes before and behind each buffer, which a call must leave as they are.
 pub const GUARD: usize = 256;
@@ -32,6 +32,7 @@ pub struct Device<'a> {
 }
 
 /// Contents of one binding.
+#[derive(Clone)]
 pub enum Data {
     /// Numbers: rounded on upload where the binding is an activation.
     Numbers(Vec<f32>),
@@ -240,8 +241,7 @@ fn distance(got: f32, wanted: &Bounded, rounding: f64) -> Result<(f64, f64), Str
     if !got.is_finite() {
         return Err(format!("wanted {value}"));
     }
-    // Results below the normal numbers may be flushed to zero.
-    let bound = wanted.error + rounding * (value.abs() + wanted.error) + f64::from(f32::MIN_POSITIVE);
+    let bound = wanted.error + rounding * (value.abs() + wanted.error) + FLUSHED;
     let error = (got - value).abs();
     Ok((error, error / bound))
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! MOTLEY_CONFORMANCE=full    larger shapes and texts of 8192 tokens too
-//! MOTLEY_CONFORMANCE_ONLY=x  only groups that contain x: rows, elements, attention, adapters, losses, products
+//! MOTLEY_CONFORMANCE_ONLY=x  only groups that contain x: rows, elements, attention, adapters, losses, decoders, products
 //! MOTLEY_BLESS=1             writes the tables into docs/conformance.md
 //! ```
 //!
@@ -15,6 +15,7 @@
 mod adapters;
 mod attention;
 mod bounded;
+mod decoders;
 mod device;
 mod elements;
 mod emulation;
@@ -33,12 +34,13 @@ use device::Device;
 
 type Group = (&'static str, fn(&mut Device<'_>));
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("rows", rows::cases),
     ("elements", elements::cases),
     ("attention", attention::cases),
     ("adapters", adapters::cases),
     ("losses", losses::cases),
+    ("decoders", decoders::cases),
     ("products", products::cases),
 ];
 

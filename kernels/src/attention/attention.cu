@@ -164,22 +164,36 @@ extern "C" __global__ void attention_forward(const activation* qkv, const u32* c
     }
 }
 
-// Σ_d dout∘out of the thread's row; whole in each of its eight threads.
-__device__ __forceinline__ float along_row(const activation* dout, const activation* out, u64 place, bool present,
-                                           u32 part, u32 dim) {
+// A thread a query of one head.
+extern "C" __global__ void attention_along(const activation* dout, const activation* out, float* along, Args args) {
+    u32 index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= args.tokens * args.heads) {
+        return;
+    }
+    dout += (u64)index * args.head_dim;
+    out += (u64)index * args.head_dim;
     float sum = 0.0f;
-    if (present) {
-        for (u32 d = part; d < dim; d += 8) {
-            sum += load(dout + place + d) * load(out + place + d);
+    if (rows_of_eights(dout, args.head_dim) && rows_of_eights(out, args.head_dim)) {
+        for (u32 d = 0; d < args.head_dim; d += 8) {
+            float x[8], y[8];
+            load8(dout + d, x);
+            load8(out + d, y);
+            for (u32 i = 0; i < 8; i++) {
+                sum += x[i] * y[i];
+            }
+        }
+    } else {
+        for (u32 d = 0; d < args.head_dim; d++) {
+            sum += load(dout + d) * load(out + d);
         }
     }
-    return row_sum(sum);
+    along[index] = sum;
 }
 
 struct BackwardBuffers {
     const activation* dout;
     const activation* qkv;
-    const activation* out;
+    const float* along;
     const float* log_sum_exp;
     const u32* rows;
     activation* dqkv;
@@ -195,7 +209,6 @@ __device__ __forceinline__ void backward_queries(const BackwardBuffers& b, const
         u32 query = first + row;
         bool present = query < at.length;
         u64 token = at.start + (present ? query : first);
-        u64 place = (token * args.heads + at.head) * dim;
         u64 corner = (u64)(at.start + first) * args.heads * dim + at.head * dim;
         u64 start = (u64)(at.start + first) * args.stride + args.query + at.head * dim;
         __syncthreads();
@@ -204,7 +217,7 @@ __device__ __forceinline__ void backward_queries(const BackwardBuffers& b, const
         for (u32 i = threadIdx.x; i < ROWS * pitch; i += blockDim.x) {
             dq[i] = 0.0f;
         }
-        float along = along_row(b.dout, b.out, place, present, part, dim);
+        float along = b.along[token * args.heads + at.head];
         float log_sum = b.log_sum_exp[token * args.heads + at.head];
         u32 end = args.causal ? min(first + ROWS, at.length) : at.length;
         for (u32 key = 0; key < end; key += ROWS) {
@@ -268,10 +281,9 @@ __device__ __forceinline__ void backward_keys(const BackwardBuffers& b, const Pl
                 __syncthreads();
                 load_rows(q, b.qkv + token * args.stride + args.query + head * dim, args.stride, present, dim);
                 load_rows(d_out, b.dout + place, args.heads * dim, present, dim);
-                float sum = along_row(b.dout, b.out, place + (u64)row * args.heads * dim, row < present, part, dim);
-                if (part == 0) {
-                    along[row] = sum;
-                    log_sum[row] = row < present ? b.log_sum_exp[(token + row) * args.heads + head] : 0.0f;
+                if (part == 0 && row < present) {
+                    along[row] = b.along[(token + row) * args.heads + head];
+                    log_sum[row] = b.log_sum_exp[(token + row) * args.heads + head];
                 }
                 __syncthreads();
                 for (u32 i = 0; i < 2; i++) {
@@ -316,11 +328,11 @@ __device__ __forceinline__ u32 query_blocks(const Args& args) {
     return (args.longest + TILE - 1) / TILE * args.texts * args.heads;
 }
 
-extern "C" __global__ void attention_backward(const activation* dout, const activation* qkv, const activation* out,
+extern "C" __global__ void attention_backward(const activation* dout, const activation* qkv, const float* along,
                                               const float* log_sum_exp, const u32* cumulative_lengths,
                                               const u32* rows, activation* dqkv, Args args) {
     extern __shared__ float memory[];
-    BackwardBuffers b = {dout, qkv, out, log_sum_exp, rows, dqkv};
+    BackwardBuffers b = {dout, qkv, along, log_sum_exp, rows, dqkv};
     u32 queries = query_blocks(args);
     if (blockIdx.x < queries) {
         backward_queries(b, place_of(blockIdx.x, args.heads, cumulative_lengths, args), args, memory);
@@ -377,6 +389,27 @@ __device__ __forceinline__ void product_transposed(float (&s)[Groups][4], const 
             u32 other[4];
             fragment_right_transposed<Tile<Dim>::PITCH>(other, b, g * 8, d);
             mma_two(s[g], s[g + 1], fragment, other);
+        }
+    }
+}
+
+// The same with the fragments of `a` at hand.
+template <u32 Dim, u32 Groups, u32 Fragments>
+__device__ __forceinline__ void product_kept(float (&s)[Groups][4], const u32 (&a)[Fragments][4], const bf16* b) {
+#pragma unroll
+    for (u32 g = 0; g < Groups; g++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            s[g][i] = 0.0f;
+        }
+    }
+#pragma unroll
+    for (u32 d = 0; d < Fragments; d++) {
+#pragma unroll
+        for (u32 g = 0; g < Groups; g += 2) {
+            u32 other[4];
+            fragment_right_transposed<Tile<Dim>::PITCH>(other, b, g * 8, d * 16);
+            mma_two(s[g], s[g + 1], a[d], other);
         }
     }
 }
@@ -440,6 +473,9 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
     fetch<Dim, TILE>(k, keys, args.stride, 0, at.length);
     fetch<Dim, TILE>(v, values, args.stride, 0, at.length);
     commit();
+    // Larger heads read q again for each tile of keys: their registers are needed for the sums.
+    const bool keeps_q = Dim <= 64;
+    u32 q_fragments[keeps_q ? Dim / 16 : 1][4];
     float sum[Dim / 8][4] = {};
     float most[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {0.0f, 0.0f};
     float scale = args.scale * LOG2_E;
@@ -457,7 +493,18 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
         wait_for<1>();
         __syncthreads();
         float s[groups][4];
-        product_transposed<Dim, groups>(s, q, warp_row, k + stage * Tile<Dim>::ELEMENTS);
+        const bf16* tile = k + stage * Tile<Dim>::ELEMENTS;
+        if (keeps_q) {
+            if (key == 0) {
+#pragma unroll
+                for (u32 d = 0; d < Dim / 16; d++) {
+                    fragment_left<Tile<Dim>::PITCH>(q_fragments[keeps_q ? d : 0], q, warp_row, d * 16);
+                }
+            }
+            product_kept<Dim, groups>(s, q_fragments, tile);
+        } else {
+            product_transposed<Dim, groups>(s, q, warp_row, tile);
+        }
         if (key + TILE > at.length || (args.causal && key + TILE > at.first)) {
 #pragma unroll
             for (u32 g = 0; g < groups; g++) {
@@ -478,14 +525,15 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
             }
             higher = fmaxf(higher, __shfl_xor_sync(ALL_LANES, higher, 1));
             higher = fmaxf(higher, __shfl_xor_sync(ALL_LANES, higher, 2));
-            float fade = exp2f((most[half] - higher) * scale);
+            float fade = fast_exp2((most[half] - higher) * scale);
             most[half] = higher;
+            float shift = -higher * scale;
             float part = 0.0f;
 #pragma unroll
             for (u32 g = 0; g < groups; g++) {
 #pragma unroll
                 for (u32 i = 2 * half; i < 2 * half + 2; i++) {
-                    s[g][i] = exp2f((s[g][i] - higher) * scale);
+                    s[g][i] = fast_exp2(fmaf(s[g][i], scale, shift));
                     part += s[g][i];
                 }
             }
@@ -523,76 +571,76 @@ __device__ __forceinline__ void forward_tensor(const bf16* qkv, const u32* cumul
     write<Dim>(sum, factors, q, target, args.heads * Dim, at.length - at.first);
 }
 
-// What the probabilities of a tile are made of, and their slopes: p and dp come as products, p·kept and ds leave.
+// Of one query: log Σ exp in powers of two, and Σ_d dout∘out.
 struct Softmax {
     float log_sum;
     float along;
 };
 
-// Σ_d dout∘out and log Σ exp of 64 queries from `first` on, to shared memory. Two threads a query.
-template <u32 Dim>
-__device__ __forceinline__ void statistics(Softmax* target, const BackwardBuffers& b, const Place& at, u32 head,
-                                           u32 first, const Args& args) {
-    u32 query = first + threadIdx.x / 2;
-    float sum = 0.0f;
-    u64 token = at.start + min(query, at.length - 1);
-    u64 place = (token * args.heads + head) * Dim + threadIdx.x % 2 * (Dim / 2);
-#pragma unroll
-    for (u32 d = 0; d < Dim / 2; d += 8) {
-        float x[8], y[8];
-        load8(b.dout + place + d, x);
-        load8(b.out + place + d, y);
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-            sum += x[i] * y[i];
-        }
-    }
-    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-    if (threadIdx.x % 2 == 0) {
-        target[threadIdx.x / 2] = {b.log_sum_exp[token * args.heads + head] * LOG2_E, sum};
-    }
+__device__ __forceinline__ Softmax softmax_of(const BackwardBuffers& b, const Place& at, u32 head, u32 query,
+                                              const Args& args) {
+    u64 place = (u64)(at.start + min(query, at.length - 1)) * args.heads + head;
+    return {b.log_sum_exp[place] * LOG2_E, b.along[place]};
 }
+
+// Rows of keys or queries that the backward takes at a time, beside the 64 that a block owns.
+template <u32 Dim>
+struct Step {
+    static const u32 ROWS_AT_ONCE = Dim > 64 ? 32 : 64;
+    static const u32 ELEMENTS = ROWS_AT_ONCE * Tile<Dim>::PITCH;
+};
 
 template <u32 Dim>
 __device__ __forceinline__ void backward_queries_tensor(const BackwardBuffers& b, const Place& at, const Args& args,
                                                         bf16* memory) {
-    const u32 keys = Dim > 64 ? 32 : 64, groups = keys / 8;
-    bf16 *q = memory, *d_out = q + Tile<Dim>::ELEMENTS, *k = d_out + Tile<Dim>::ELEMENTS, *v = k + Tile<Dim>::ELEMENTS;
-    Softmax* softmax = (Softmax*)(v + Tile<Dim>::ELEMENTS);
+    const u32 keys = Step<Dim>::ROWS_AT_ONCE, groups = keys / 8;
+    bf16 *q = memory, *d_out = q + Tile<Dim>::ELEMENTS, *stages = d_out + Tile<Dim>::ELEMENTS;
     u32 lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * WARP_ROWS;
     const bf16* base = b.qkv + (u64)at.start * args.stride;
     u64 corner = ((u64)at.start * args.heads + at.head) * Dim;
     fetch<Dim, TILE>(q, base + args.query + at.head * Dim, args.stride, at.first, at.length);
     fetch<Dim, TILE>(d_out, b.dout + corner, args.heads * Dim, at.first, at.length);
-    statistics<Dim>(softmax, b, at, at.head, at.first, args);
+    auto fetch_stage = [&](u32 key, u32 stage) {
+        bf16* target = stages + stage * 2 * Step<Dim>::ELEMENTS;
+        fetch<Dim, keys>(target, base + args.key + at.kv_head * Dim, args.stride, key, at.length);
+        target += Step<Dim>::ELEMENTS;
+        fetch<Dim, keys>(target, base + args.value + at.kv_head * Dim, args.stride, key, at.length);
+    };
+    fetch_stage(0, 0);
+    commit();
+    u32 row[2] = {at.first + warp_row + lane / 4, at.first + warp_row + lane / 4 + 8};
+    Softmax own[2] = {softmax_of(b, at, at.head, row[0], args), softmax_of(b, at, at.head, row[1], args)};
     float sum[Dim / 8][4] = {};
     float scale = args.scale * LOG2_E;
     u32 end = args.causal ? min(at.first + TILE, at.length) : at.length;
-    for (u32 key = 0; key < end; key += keys) {
+    u32 stage = 0;
+    for (u32 key = 0; key < end; key += keys, stage ^= 1) {
+        // Everyone is done with the stage that is fetched next.
         __syncthreads();
-        fetch<Dim, keys>(k, base + args.key + at.kv_head * Dim, args.stride, key, at.length);
-        fetch<Dim, keys>(v, base + args.value + at.kv_head * Dim, args.stride, key, at.length);
+        if (key + keys < end) {
+            fetch_stage(key + keys, stage ^ 1);
+        }
         commit();
-        wait_for<0>();
+        wait_for<1>();
         __syncthreads();
+        const bf16 *k = stages + stage * 2 * Step<Dim>::ELEMENTS, *v = k + Step<Dim>::ELEMENTS;
         float s[groups][4], dp[groups][4];
         product_transposed<Dim, groups>(s, q, warp_row, k);
         product_transposed<Dim, groups>(dp, d_out, warp_row, v);
+        bool masked = key + keys > at.length || (args.causal && key + keys > at.first);
 #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 row = warp_row + lane / 4 + 8 * half, query = at.first + row;
-            Softmax own = softmax[row];
+        for (u32 g = 0; g < groups; g++) {
 #pragma unroll
-            for (u32 g = 0; g < groups; g++) {
-#pragma unroll
-                for (u32 i = 2 * half; i < 2 * half + 2; i++) {
-                    u32 column = key + g * 8 + lane % 4 * 2 + i % 2;
-                    bool seen = column < at.length && (!args.causal || column <= query);
-                    float p = seen ? exp2f(s[g][i] * scale - own.log_sum) : 0.0f;
-                    if (args.dropout > 0.0f) {
-                        dp[g][i] *= kept(args, b.rows, at.start + min(query, at.length - 1), at.head, column);
-                    }
-                    s[g][i] = p * (dp[g][i] - own.along) * args.scale;
+            for (u32 i = 0; i < 4; i++) {
+                u32 column = key + g * 8 + lane % 4 * 2 + i % 2;
+                float p = fast_exp2(fmaf(s[g][i], scale, -own[i / 2].log_sum));
+                if (args.dropout > 0.0f) {
+                    dp[g][i] *= kept(args, b.rows, at.start + min(row[i / 2], at.length - 1), at.head, column);
+                }
+                s[g][i] = p * (dp[g][i] - own[i / 2].along) * args.scale;
+                if (masked) {
+                    bool seen = column < at.length && (!args.causal || column <= row[i / 2]);
+                    s[g][i] = seen ? s[g][i] : 0.0f;
                 }
             }
         }
@@ -607,51 +655,70 @@ __device__ __forceinline__ void backward_queries_tensor(const BackwardBuffers& b
 template <u32 Dim>
 __device__ __forceinline__ void backward_keys_tensor(const BackwardBuffers& b, const Place& at, const Args& args,
                                                      bf16* memory) {
-    const u32 queries = Dim > 64 ? 32 : 64, groups = queries / 8;
-    bf16 *k = memory, *v = k + Tile<Dim>::ELEMENTS, *q = v + Tile<Dim>::ELEMENTS, *d_out = q + Tile<Dim>::ELEMENTS;
-    Softmax* softmax = (Softmax*)(d_out + Tile<Dim>::ELEMENTS);
+    const u32 queries = Step<Dim>::ROWS_AT_ONCE, groups = queries / 8;
+    bf16 *k = memory, *v = k + Tile<Dim>::ELEMENTS, *stages = v + Tile<Dim>::ELEMENTS;
+    Softmax* softmax = (Softmax*)(stages + 4 * Step<Dim>::ELEMENTS);
     u32 lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * WARP_ROWS, group = args.heads / args.kv_heads;
     const bf16* base = b.qkv + (u64)at.start * args.stride;
     fetch<Dim, TILE>(k, base + args.key + at.head * Dim, args.stride, at.first, at.length);
     fetch<Dim, TILE>(v, base + args.value + at.head * Dim, args.stride, at.first, at.length);
+    // Steps run over the queries of one head, then of the next of the group.
+    u32 first = args.causal ? at.first : 0;
+    u32 steps_a_head = (at.length - first + queries - 1) / queries, steps = steps_a_head * group;
+    auto fetch_stage = [&](u32 step) {
+        u32 head = at.head * group + step / steps_a_head, query = first + step % steps_a_head * queries;
+        bf16* target = stages + step % 2 * 2 * Step<Dim>::ELEMENTS;
+        fetch<Dim, queries>(target, base + args.query + head * Dim, args.stride, query, at.length);
+        target += Step<Dim>::ELEMENTS;
+        u64 corner = ((u64)at.start * args.heads + head) * Dim;
+        fetch<Dim, queries>(target, b.dout + corner, args.heads * Dim, query, at.length);
+        if (threadIdx.x < queries) {
+            softmax[step % 2 * queries + threadIdx.x] = softmax_of(b, at, head, query + threadIdx.x, args);
+        }
+    };
+    fetch_stage(0);
+    commit();
     float sum_k[Dim / 8][4] = {}, sum_v[Dim / 8][4] = {};
     float scale = args.scale * LOG2_E;
-    for (u32 head = at.head * group; head < (at.head + 1) * group; head++) {
-        u64 corner = ((u64)at.start * args.heads + head) * Dim;
-        for (u32 query = args.causal ? at.first : 0; query < at.length; query += queries) {
-            __syncthreads();
-            fetch<Dim, queries>(q, base + args.query + head * Dim, args.stride, query, at.length);
-            fetch<Dim, queries>(d_out, b.dout + corner, args.heads * Dim, query, at.length);
-            commit();
-            // For 32 queries it takes 32 too many: they are not used.
-            statistics<Dim>(softmax, b, at, head, query, args);
-            wait_for<0>();
-            __syncthreads();
-            // Rows are keys, columns are queries.
-            float s[groups][4], dp[groups][4];
-            product_transposed<Dim, groups>(s, k, warp_row, q);
-            product_transposed<Dim, groups>(dp, v, warp_row, d_out);
-#pragma unroll
-            for (u32 g = 0; g < groups; g++) {
-#pragma unroll
-                for (u32 i = 0; i < 4; i++) {
-                    u32 column = g * 8 + lane % 4 * 2 + i % 2;
-                    u32 key = at.first + warp_row + lane / 4 + 8 * (i / 2);
-                    Softmax other = softmax[column];
-                    bool seen = query + column < at.length && key < at.length;
-                    seen = seen && (!args.causal || key <= query + column);
-                    float p = seen ? exp2f(s[g][i] * scale - other.log_sum) : 0.0f;
-                    float factor = 1.0f;
-                    if (args.dropout > 0.0f) {
-                        factor = kept(args, b.rows, at.start + min(query + column, at.length - 1), head, key);
-                    }
-                    dp[g][i] = p * (dp[g][i] * factor - other.along) * args.scale;
-                    s[g][i] = p * factor;
-                }
-            }
-            add_product<Dim, groups>(sum_v, s, d_out);
-            add_product<Dim, groups>(sum_k, dp, q);
+    for (u32 step = 0; step < steps; step++) {
+        u32 head = at.head * group + step / steps_a_head, query = first + step % steps_a_head * queries;
+        // Everyone is done with the stage that is fetched next.
+        __syncthreads();
+        if (step + 1 < steps) {
+            fetch_stage(step + 1);
         }
+        commit();
+        wait_for<1>();
+        __syncthreads();
+        const bf16 *q = stages + step % 2 * 2 * Step<Dim>::ELEMENTS, *d_out = q + Step<Dim>::ELEMENTS;
+        // Rows are keys, columns are queries.
+        float s[groups][4], dp[groups][4];
+        product_transposed<Dim, groups>(s, k, warp_row, q);
+        product_transposed<Dim, groups>(dp, v, warp_row, d_out);
+        bool masked = query + queries > at.length || at.first + TILE > at.length;
+        masked = masked || (args.causal && query < at.first + TILE);
+#pragma unroll
+        for (u32 g = 0; g < groups; g++) {
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                u32 column = g * 8 + lane % 4 * 2 + i % 2;
+                u32 key = at.first + warp_row + lane / 4 + 8 * (i / 2);
+                Softmax other = softmax[step % 2 * queries + column];
+                float p = fast_exp2(fmaf(s[g][i], scale, -other.log_sum));
+                if (masked) {
+                    bool seen = query + column < at.length && key < at.length;
+                    p = seen && (!args.causal || key <= query + column) ? p : 0.0f;
+                }
+                float factor = 1.0f;
+                if (args.dropout > 0.0f) {
+                    factor = kept(args, b.rows, at.start + min(query + column, at.length - 1), head, key);
+                }
+                dp[g][i] = p * (dp[g][i] * factor - other.along) * args.scale;
+                s[g][i] = p * factor;
+            }
+        }
+        add_product<Dim, groups>(sum_v, s, d_out);
+        add_product<Dim, groups>(sum_k, dp, q);
     }
     bf16* target = b.dqkv + (u64)(at.start + at.first) * args.stride + at.head * Dim;
     float factors[2] = {1.0f, 1.0f};
@@ -676,20 +743,20 @@ __device__ __forceinline__ void backward_tensor(const BackwardBuffers& b, const 
     }
 }
 
-// Two blocks of the backward fit a multiprocessor with all the registers that it asks for.
+// Three blocks of the forward and two of the backward fit a multiprocessor with all the registers that they ask for.
 #define ENTRIES(DIM)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(128)                                                                  \
+    extern "C" __global__ void __launch_bounds__(128, 3)                                                               \
         attention_forward_tensor_##DIM(const activation* qkv, const u32* cumulative_lengths, const u32* rows,          \
                                        activation* out, float* log_sum_exp, Args args) {                               \
         extern __shared__ float memory[];                                                                              \
         forward_tensor<DIM>(qkv, cumulative_lengths, rows, out, log_sum_exp, args, (bf16*)memory);                     \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
-        attention_backward_tensor_##DIM(const activation* dout, const activation* qkv, const activation* out,          \
+        attention_backward_tensor_##DIM(const activation* dout, const activation* qkv, const float* along,             \
                                         const float* log_sum_exp, const u32* cumulative_lengths, const u32* rows,      \
                                         activation* dqkv, Args args) {                                                 \
         extern __shared__ float memory[];                                                                              \
-        BackwardBuffers b = {dout, qkv, out, log_sum_exp, rows, dqkv};                                                 \
+        BackwardBuffers b = {dout, qkv, along, log_sum_exp, rows, dqkv};                                                 \
         backward_tensor<DIM>(b, cumulative_lengths, args, (bf16*)memory);                                              \
     }
 

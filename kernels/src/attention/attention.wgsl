@@ -50,12 +50,17 @@ const ALIGNED: bool = ((head_dim | stride | query | key | value) & 3u) == 0u;
 
 @group(0) @binding(0) var<storage, read> backward_dout: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> backward_qkv: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> backward_out: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> backward_along: array<f32>;
 @group(0) @binding(3) var<storage, read> backward_log_sum_exp: array<f32>;
 @group(0) @binding(4) var<storage, read> backward_cumulative_lengths: array<u32>;
 @group(0) @binding(5) var<storage, read> backward_rows: array<u32>;
 @group(0) @binding(6) var<storage, read_write> backward_dqkv: array<f32>;
 @group(0) @binding(7) var<uniform> backward_args: Args;
+
+@group(0) @binding(0) var<storage, read> along_dout: array<f32>;
+@group(0) @binding(1) var<storage, read> along_out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> along_along: array<f32>;
+@group(0) @binding(3) var<uniform> along_args: Args;
 
 const TILE: u32 = 64u;
 
@@ -177,18 +182,6 @@ fn backward_dout_at(first: u32, d: u32) -> vec4<f32> {
     return x;
 }
 
-fn backward_out_at(first: u32, d: u32) -> vec4<f32> {
-    let i = first + 4u * d;
-    if ALIGNED {
-        return backward_out[i / 4u];
-    }
-    var x = vec4<f32>();
-    for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
-        x[c] = backward_out[(i + c) / 4u][(i + c) % 4u];
-    }
-    return x;
-}
-
 fn put_gradient(first: u32, d: u32, x: vec4<f32>) {
     for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
         backward_dqkv[first + 4u * d + c] = x[c];
@@ -201,6 +194,7 @@ struct Query {
     q: u32,
     dout: u32,
     log_sum_exp: f32,
+    along: f32,
     name: vec2<u32>,
 }
 
@@ -209,6 +203,7 @@ fn query_of(args: Args, token: u32, head: u32) -> Query {
         token * stride + query + head * head_dim,
         (token * args.heads + head) * head_dim,
         backward_log_sum_exp[token * args.heads + head],
+        backward_along[token * args.heads + head],
         vec2<u32>(backward_rows[2u * token], backward_rows[2u * token + 1u]),
     );
 }
@@ -220,11 +215,9 @@ fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
     var q: array<vec4<f32>, VECTORS + is_software>;
     var dout: array<vec4<f32>, VECTORS + is_software>;
     var sums: array<vec4<f32>, VECTORS + is_software>;
-    var along = 0.0;
     for (var d = 0u; d < vectors; d += 1u) {
         q[d] = backward_qkv_at(own.q, d) * args.scale;
         dout[d] = backward_dout_at(own.dout, d);
-        along += dot(dout[d], backward_out_at(own.dout, d));
     }
     for (var k = start; k < end; k += 1u) {
         let key_row = k * stride + key + column;
@@ -235,7 +228,7 @@ fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
             dp += dot(dout[d], backward_qkv_at(k * stride + value + column, d));
         }
         dp *= kept(args, head, own.name, k - start);
-        let ds = exact_exp(score - own.log_sum_exp) * (dp - along);
+        let ds = exact_exp(score - own.log_sum_exp) * (dp - own.along);
         for (var d = 0u; d < vectors; d += 1u) {
             sums[d] += ds * backward_qkv_at(key_row, d);
         }
@@ -262,15 +255,13 @@ fn key_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
             let other = query_of(args, t, head);
             var score = 0.0;
             var dp = 0.0;
-            var along = 0.0;
             for (var d = 0u; d < vectors; d += 1u) {
                 let dout = backward_dout_at(other.dout, d);
                 score += dot(k[d], backward_qkv_at(other.q, d));
                 dp += dot(v[d], dout);
-                along += dot(dout, backward_out_at(other.dout, d));
             }
             dp *= kept(args, head, other.name, token - start);
-            let ds = exact_exp(score - other.log_sum_exp) * (dp - along);
+            let ds = exact_exp(score - other.log_sum_exp) * (dp - other.along);
             for (var d = 0u; d < vectors; d += 1u) {
                 sums[d] += ds * backward_qkv_at(other.q, d);
             }
@@ -341,4 +332,22 @@ fn attention_backward(
     } else {
         value_gradient(args, token, place.y, start, end);
     }
+}
+
+// A thread a query of one head.
+@compute @workgroup_size(64)
+fn attention_along(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = block_of(id, groups) * 64u + lane;
+    if index >= along_args.tokens * along_args.heads {
+        return;
+    }
+    var sum = 0.0;
+    for (var d = 0u; d < head_dim; d += 1u) {
+        sum += along_dout[index * head_dim + d] * along_out[index * head_dim + d];
+    }
+    along_along[index] = sum;
 }

@@ -106,13 +106,30 @@ pub(super) fn forward(call: &mut Call<'_>) {
     });
 }
 
+/// Tokens of one task of `along`.
+const TOKENS_A_TASK: usize = 64;
+
+pub(super) fn along(call: &mut Call<'_>) {
+    let args: Args = call.arguments();
+    let (heads, dim) = (args.heads as usize, args.head_dim as usize);
+    let (dout, out) = (call.read::<f32>(), call.read::<f32>());
+    let along = &mut call.write::<f32>()[..args.tokens as usize * heads];
+    call.workers.pieces(along, TOKENS_A_TASK * heads.max(1), |task, along| {
+        let first = task * TOKENS_A_TASK * heads;
+        for (i, along) in along.iter_mut().enumerate() {
+            let span = (first + i) * dim..(first + i + 1) * dim;
+            *along = inner(&dout[span.clone()], &out[span]);
+        }
+    });
+}
+
 pub(super) fn backward(call: &mut Call<'_>) {
     let args: Args = call.arguments();
-    let (dout, qkv, out) = (call.read::<f32>(), call.read::<f32>(), call.read::<f32>());
+    let (dout, qkv, along) = (call.read::<f32>(), call.read::<f32>(), call.read::<f32>());
     let (log_sum_exp, cumulative, rows) = (call.read::<f32>(), call.read::<u32>(), call.read::<u32>());
     check(&args, cumulative);
     let dqkv = Shared::new(call.write());
-    let inputs = Inputs { args: &args, dout, qkv, out, log_sum_exp, rows };
+    let inputs = Inputs { args: &args, dout, qkv, along, log_sum_exp, rows };
     call.workers.each(args.texts as usize * args.kv_heads as usize, |task| {
         backward_place(&inputs, place(&args, cumulative, task), &dqkv);
     });
@@ -122,7 +139,7 @@ struct Inputs<'a> {
     args: &'a Args,
     dout: &'a [f32],
     qkv: &'a [f32],
-    out: &'a [f32],
+    along: &'a [f32],
     log_sum_exp: &'a [f32],
     rows: &'a [u32],
 }
@@ -142,7 +159,7 @@ fn backward_place(inputs: &Inputs<'_>, place: Place, dqkv: &Shared) {
             let query = t * stride + args.query as usize + head * dim;
             let q = &inputs.qkv[query..query + dim];
             let at = (t * heads + head) * dim;
-            let (dout, out) = (&inputs.dout[at..at + dim], &inputs.out[at..at + dim]);
+            let dout = &inputs.dout[at..at + dim];
             let log_sum = inputs.log_sum_exp[t * heads + head];
             products_row(q, &keys, args.scale, seen, &mut p);
             products_row(dout, &values, 1.0, seen, &mut ds);
@@ -150,7 +167,7 @@ fn backward_place(inputs: &Inputs<'_>, place: Place, dqkv: &Shared) {
                 let identity = [inputs.rows[2 * t], inputs.rows[2 * t + 1]];
                 keep_mask(dropout_key(args, head), identity, args.dropout, &mut mask);
             }
-            let along = inner(dout, out);
+            let along = inputs.along[t * heads + head];
             score_gradients((&mut p[..seen], &mut ds[..seen]), &mask[..seen], (log_sum, along, args.scale));
             // SAFETY: row t of this query head belongs to this task alone.
             let dq = unsafe { dqkv.row(query, dim) };

@@ -1,7 +1,7 @@
 //! Softmax attention within each text of a packed batch.
 //!
 //! s = scale·q·kᵀ (−∞ above the diagonal if causal),  p = softmax(s),  out = p·v,  ℓ = log Σ exp(s)
-//! dv = pᵀ·do,  dp = do·vᵀ,  ds = p∘(dp − Σ_d do∘out),  dq = scale·ds·k,  dk = scale·dsᵀ·q
+//! dv = pᵀ·do,  dp = do·vᵀ,  ds = p∘(dp − a),  a = Σ_d do∘out,  dq = scale·ds·k,  dk = scale·dsᵀ·q
 //!
 //! q, k, v are columns of one buffer [tokens, stride]: heads·head_dim columns of q at `query`, kv_heads·head_dim of
 //! k at `key` and of v at `value`. Memory grows linearly with the length of a text: no score matrix is kept.
@@ -15,7 +15,7 @@ use crate::kernel::{Grid, TensorFunction};
 use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 arguments! {
-    /// Scalars of both entries.
+    /// Scalars of all entries.
     pub struct Args {
         pub tokens: u32,
         pub texts: u32,
@@ -64,8 +64,9 @@ fn backward_grid(args: Args) -> Grid {
     // For keys: 16 rows of k, v, q, dout, dk and dv, two small matrices and two columns.
     let shared_bytes = (6 * 16 * (args.head_dim + 1) + 2 * 256 + 2 * 16) * 4;
     let grid = Grid { shared_bytes, ..Grid::new(blocks, 128) };
-    // q, dout, k, v, and two f32 a query.
-    let tensor_bytes = 4 * TILE * (args.head_dim + 8) * 2 + TILE * 8;
+    // Two tiles of the block's own rows; two stages of two steps of others, and of two f32 a query.
+    let step = if args.head_dim > 64 { TILE / 2 } else { TILE };
+    let tensor_bytes = (2 * TILE + 4 * step) * (args.head_dim + 8) * 2 + 2 * step * 8;
     with_tensor_function(args, grid, tensor_bytes, |(_, backward)| backward)
 }
 
@@ -116,13 +117,24 @@ pub static FORWARD: Entry = Entry {
     cpu: cpu::forward,
 };
 
-/// `dqkv` [tokens, stride] gets dq, dk and dv in the places of q, k and v.
+/// `dout`, `out` [tokens, heads·head_dim]; `along` [tokens, heads]: the a of the backward formula, taken once for all
+/// that need it.
+pub static ALONG: Entry = Entry {
+    name: "attention.along",
+    bindings: &[Binding::input("dout"), Binding::input("out"), Binding::write("along")],
+    arguments: Args::FIELDS,
+    cuda: |args| Grid::each(Args::of(args).tokens * Args::of(args).heads),
+    wgsl: |args| (Args::of(args).tokens * Args::of(args).heads).div_ceil(64),
+    cpu: cpu::along,
+};
+
+/// `along` [tokens, heads] is that of [`ALONG`]; `dqkv` [tokens, stride] gets dq, dk and dv in the places of q, k and v.
 pub static BACKWARD: Entry = Entry {
     name: "attention.backward",
     bindings: &[
         Binding::input("dout"),
         Binding::input("qkv"),
-        Binding::input("out"),
+        Binding::read("along"),
         Binding::read("log_sum_exp"),
         Binding::read_u32("cumulative_lengths"),
         Binding::read_u32("rows"),
@@ -136,7 +148,7 @@ pub static BACKWARD: Entry = Entry {
 
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
-    entries: &[&FORWARD, &BACKWARD],
+    entries: &[&FORWARD, &ALONG, &BACKWARD],
     cuda: include_str!("attention.cu"),
     wgsl: include_str!("attention.wgsl"),
 };
@@ -183,7 +195,9 @@ mod tests {
             let dout = wide(&random(7 * 6, 2));
             let rows = rows(7);
             let saved = reference::forward(&x, &lengths, &rows, &args);
-            let dx = reference::backward(&dout, &x, &saved, &lengths, &rows, &args);
+            let along = reference::along(&dout, &saved.out, 3);
+            let statistics = [&along[..], &saved.log_sum_exp];
+            let dx = reference::backward(&dout, &x, statistics, &lengths, &rows, &args);
             assert_gradient(&x, &dout, &dx, |x| reference::forward(x, &lengths, &rows, &args).out);
         }
     }
@@ -211,9 +225,13 @@ mod tests {
             let wanted = reference::forward(&wide(&x), lengths, &rows, &args);
             assert_close(&got[0], &wanted.out, 2e-6);
             assert_close(&got[1], &wanted.log_sum_exp, 2e-6);
-            let dx = Buffers::new().f32(&dout).f32(&x).f32(&got[0]).f32(&got[1]).u32(lengths).u32(&rows);
+            let along = Buffers::new().f32(&dout).f32(&got[0]).output(tokens * heads as usize);
+            let along = along.run(&ALONG, args);
+            let dx = Buffers::new().f32(&dout).f32(&x).f32(&along[0]).f32(&got[1]).u32(lengths).u32(&rows);
             let dx = dx.output(tokens * stride).run(&BACKWARD, args);
-            let wanted = reference::backward(&wide(&dout), &wide(&x), &wanted, lengths, &rows, &args);
+            let along_wanted = reference::along(&wide(&dout), &wanted.out, head_dim as usize);
+            let statistics = [&along_wanted[..], &wanted.log_sum_exp];
+            let wanted = reference::backward(&wide(&dout), &wide(&x), statistics, lengths, &rows, &args);
             assert_close(&dx[0], &wanted, 5e-6);
         }
     }

@@ -80,24 +80,31 @@ pub fn forward<R: Real>(x: &[R], cumulative_lengths: &[u32], rows: &[u32], args:
     Attended { out, log_sum_exp }
 }
 
-/// Returns dqkv [tokens, stride].
+/// Σ_d dout∘out [tokens, heads].
+pub fn along<R: Real>(dout: &[R], out: &[R], head_dim: usize) -> Vec<R> {
+    let rows = dout.chunks(head_dim).zip(out.chunks(head_dim));
+    rows.map(|(dout, out)| dout.iter().zip(out).map(|(a, b)| *a * *b).sum::<R>()).collect()
+}
+
+/// Returns dqkv [tokens, stride]. `statistics` are [`along`] and log Σ exp, both [tokens, heads].
 pub fn backward<R: Real>(
     dout: &[R],
     x: &[R],
-    saved: &Attended<R>,
+    statistics: [&[R]; 2],
     cumulative_lengths: &[u32],
     rows: &[u32],
     args: &Args,
 ) -> Vec<R> {
     let (dim, stride, heads) = (args.head_dim as usize, args.stride as usize, args.heads as usize);
     let scale = R::from_f64(f64::from(args.scale));
+    let [along, log_sum_exp] = statistics;
     let mut dx = vec![R::zero(); x.len()];
     each_row(cumulative_lengths, args, |row| {
         let s = scores(x, args, &row);
         let place = (row.q * heads + row.head) * dim;
-        let along = (0..dim).map(|d| dout[place + d] * saved.out[place + d]).sum::<R>();
+        let along = along[row.q * heads + row.head];
         for k in row.start..row.end {
-            let p = (s[k - row.start] - saved.log_sum_exp[row.q * heads + row.head]).exp();
+            let p = (s[k - row.start] - log_sum_exp[row.q * heads + row.head]).exp();
             let kept: R = factor(rows, args, &row, k);
             let key = k * stride + args.key as usize + row.kv_head * dim;
             let value = k * stride + args.value as usize + row.kv_head * dim;

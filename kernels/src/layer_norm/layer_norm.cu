@@ -68,10 +68,12 @@ __device__ __forceinline__ void normalise_registers(const Row& row, u32 hidden, 
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
         if (column(g) < hidden) {
-            float y[8];
+            float y[8], gamma[8], beta[8];
+            load8(out.gamma + column(g), gamma);
+            load8(out.beta + column(g), beta);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                y[i] = (row.x[g][i] - mean) * reciprocal * out.gamma[column(g) + i] + out.beta[column(g) + i];
+                y[i] = (row.x[g][i] - mean) * reciprocal * gamma[i] + beta[i];
             }
             store8(out.y + column(g), y);
         }
@@ -156,6 +158,40 @@ extern "C" __global__ void layer_norm_residual_forward(activation* x, const acti
     }
 }
 
+__device__ __forceinline__ void backward_registers(const activation* dy, const activation* x, const float* gamma,
+                                                   float mean, float reciprocal, activation* dx, u32 hidden) {
+    Row g, n;
+    load_row(dy, hidden, g);
+    load_row(x, hidden, n);
+    float sum_g = 0.0f, sum_gn = 0.0f;
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        if (column(group) < hidden) {
+            float factors[8];
+            load8(gamma + column(group), factors);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                g.x[group][i] *= factors[i];
+                n.x[group][i] = (n.x[group][i] - mean) * reciprocal;
+                sum_g += g.x[group][i];
+                sum_gn += g.x[group][i] * n.x[group][i];
+            }
+        }
+    }
+    float mean_g = warp_sum(sum_g) / (float)hidden, mean_gn = warp_sum(sum_gn) / (float)hidden;
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        if (column(group) < hidden) {
+            float d[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                d[i] = reciprocal * (g.x[group][i] - mean_g - n.x[group][i] * mean_gn);
+            }
+            store8(dx + column(group), d);
+        }
+    }
+}
+
 extern "C" __global__ void layer_norm_backward(const activation* dy, const activation* x, const float* gamma,
                                                const float* mean, const float* reciprocal_deviation, activation* dx,
                                                Args args) {
@@ -164,8 +200,13 @@ extern "C" __global__ void layer_norm_backward(const activation* dy, const activ
         return;
     }
     u64 start = (u64)row * args.hidden;
-    u32 lane = threadIdx.x % 32;
     float m = mean[row], r = reciprocal_deviation[row];
+    bool eights = rows_of_eights(dy, args.hidden) && rows_of_eights(x, args.hidden) && rows_of_eights(dx, args.hidden);
+    if (args.hidden <= GROUPS * 256 && eights) {
+        backward_registers(dy + start, x + start, gamma, m, r, dx + start, args.hidden);
+        return;
+    }
+    u32 lane = threadIdx.x % 32;
     float sum_g = 0.0f, sum_gn = 0.0f;
     for (u32 i = lane; i < args.hidden; i += 32) {
         float g = load(dy + start + i) * gamma[i];

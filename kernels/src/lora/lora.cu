@@ -145,11 +145,19 @@ __device__ __forceinline__ void split(float x, bf16* high, bf16* low) {
     low->bits = to_bf16(x - from_bf16(high->bits));
 }
 
-// 64 rows × 64 columns of activations, in the background; zeros outside.
+// Two values as the low and the high half of a register each, twice: rounded, and what the rounding left.
+__device__ __forceinline__ void split_pair(float2 x, u32& high, u32& low) {
+    high = pack_bf16(x.x, x.y);
+    low = pack_bf16(x.x - from_bf16((u16)high), x.y - from_bf16((u16)(high >> 16)));
+}
+
+// Rows × 64 columns of activations to a warp's own tile, in the background; zeros outside.
+template <u32 Rows>
 __device__ __forceinline__ void fetch(bf16* tile, const bf16* x, u32 row, u32 column, const Args& args) {
+    u32 lane = threadIdx.x % 32;
 #pragma unroll
-    for (u32 i = 0; i < TILE * TILE / 8 / 128; i++) {
-        u32 index = i * 128 + threadIdx.x;
+    for (u32 i = 0; i < Rows * TILE / 8 / 32; i++) {
+        u32 index = i * 32 + lane;
         u32 r = index / 8, c = index % 8 * 8;
         bool present = row + r < args.rows && column + c < args.width;
         const bf16* from = present ? x + args.offset + (u64)(row + r) * args.stride + column + c : x;
@@ -179,52 +187,76 @@ __device__ __forceinline__ u32 rest(u32 first, u32 all) {
     return first < all ? all - first : 0;
 }
 
-// A block 64 rows, all ranks.
-extern "C" __global__ void __launch_bounds__(128)
+#define WARPS 8u
+#define DOT_ROWS 32u
+
+// A block 32 rows, all ranks. Its warps take every eighth 64 columns, and are added in their order.
+extern "C" __global__ void __launch_bounds__(256)
     lora_dot_tensor(const activation* x, const float* m, float* h, Args args) {
-    __shared__ __align__(16) bf16 tile[2][TILE * PITCH];
-    __shared__ __align__(16) bf16 high[RANKS_MAX * PITCH];
-    __shared__ __align__(16) bf16 low[RANKS_MAX * PITCH];
-    u32 row = blockIdx.x * TILE, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
-    u32 ranks = (args.rank + 15) / 16 * 16;
-    float sum[RANKS_MAX / 8][4] = {};
-    fetch(tile[0], x, row, 0, args);
-    commit();
+    extern __shared__ float memory[];
+    const u32 stage_elements = DOT_ROWS * PITCH;
+    u32 row = blockIdx.x * DOT_ROWS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    bf16* tile = (bf16*)memory + warp * 2 * stage_elements;
+    float sum[2][RANKS_MAX / 8][4] = {};
     u32 stage = 0;
-    for (u32 n = 0; n < args.width; n += TILE, stage ^= 1) {
-        // Everyone is done with the factor, and with the stage that is fetched next.
-        __syncthreads();
-        if (n + TILE < args.width) {
-            fetch(tile[stage ^ 1], x, row, n + TILE, args);
-        }
+    fetch<DOT_ROWS>(tile, x, row, warp * TILE, args);
+    commit();
+    for (u32 n = warp * TILE; n < args.width; n += WARPS * TILE, stage ^= 1) {
+        __syncwarp();
+        fetch<DOT_ROWS>(tile + (stage ^ 1) * stage_elements, x, row, n + WARPS * TILE, args);
         commit();
-        fetch_split(high, low, {m + n, args.width, args.rank, rest(n, args.width)}, ranks, TILE);
         wait_for<1>();
-        __syncthreads();
+        __syncwarp();
 #pragma unroll
         for (u32 d = 0; d < TILE; d += 16) {
-            u32 a[4];
-            fragment_left<PITCH>(a, tile[stage], warp_row, d);
+            u32 a[2][4];
+            fragment_left<PITCH>(a[0], tile + stage * stage_elements, 0, d);
+            fragment_left<PITCH>(a[1], tile + stage * stage_elements, 16, d);
+            u32 column = n + d + lane % 4 * 2;
 #pragma unroll
-            for (u32 g = 0; g < RANKS_MAX / 8; g += 2) {
+            for (u32 g = 0; g < RANKS_MAX / 8; g++) {
                 if (g * 8 < args.rank) {
-                    u32 b[4];
-                    fragment_right_transposed<PITCH>(b, high, g * 8, d);
-                    mma_two(sum[g], sum[g + 1], a, b);
-                    fragment_right_transposed<PITCH>(b, low, g * 8, d);
-                    mma_two(sum[g], sum[g + 1], a, b);
+                    // Widths are in eights: both columns of a pair are there, or neither.
+                    const float* factor = m + (u64)(g * 8 + lane / 4) * args.width + column;
+                    bool present = g * 8 + lane / 4 < args.rank;
+                    float2 zero = make_float2(0.0f, 0.0f);
+                    float2 first = present && column < args.width ? *(const float2*)factor : zero;
+                    float2 second = present && column + 8 < args.width ? *(const float2*)(factor + 8) : zero;
+                    u32 high[2], low[2];
+                    split_pair(first, high[0], low[0]);
+                    split_pair(second, high[1], low[1]);
+                    mma(sum[0][g], a[0], high);
+                    mma(sum[1][g], a[1], high);
+                    mma(sum[0][g], a[0], low);
+                    mma(sum[1][g], a[1], low);
                 }
             }
         }
     }
+    wait_for<0>();
+    float* total = memory;
+    for (u32 turn = 0; turn < WARPS; turn++) {
+        __syncthreads();
+        if (warp == turn) {
 #pragma unroll
-    for (u32 g = 0; g < RANKS_MAX / 8; g++) {
+            for (u32 i = 0; i < 2; i++) {
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            u32 r = row + warp_row + lane / 4 + i / 2 * 8, rank = g * 8 + lane % 4 * 2 + i % 2;
-            if (r < args.rows && rank < args.rank) {
-                h[(u64)r * args.rank + rank] = sum[g][i];
+                for (u32 g = 0; g < RANKS_MAX / 8; g++) {
+#pragma unroll
+                    for (u32 e = 0; e < 4; e++) {
+                        u32 r = i * 16 + lane / 4 + e / 2 * 8, rank = g * 8 + lane % 4 * 2 + e % 2;
+                        float* target = total + r * RANKS_MAX + rank;
+                        *target = turn == 0 ? sum[i][g][e] : *target + sum[i][g][e];
+                    }
+                }
             }
+        }
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < DOT_ROWS * args.rank; i += 256) {
+        u32 r = i / args.rank, rank = i % args.rank;
+        if (row + r < args.rows) {
+            h[(u64)(row + r) * args.rank + rank] = total[r * RANKS_MAX + rank];
         }
     }
 }
@@ -240,6 +272,19 @@ extern "C" __global__ void __launch_bounds__(128)
     u32 row = blockIdx.x / tiles * TILE, column = blockIdx.x % tiles * TILE;
     u32 warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     u32 ranks = (args.rank + 15) / 16 * 16;
+    // Widths, strides and offsets are in eights: both columns of a pair are there, side by side.
+    u32* target[2];
+    u32 before[TILE / 8][2];
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        u32 r = row + warp_row + lane / 4 + half * 8;
+        target[half] = (u32*)(y + args.offset + (u64)r * args.stride + column + lane % 4 * 2);
+#pragma unroll
+        for (u32 g = 0; g < TILE / 8; g++) {
+            bool present = r < args.rows && column + g * 8 < args.width;
+            before[g][half] = present ? target[half][g * 4] : 0;
+        }
+    }
     const float* rows = h + (u64)row * args.rank;
     fetch_split(h_high, h_low, {rows, args.rank, rest(row, args.rows), args.rank}, TILE, ranks);
     fetch_split(m_high, m_low, {m + column, args.width, args.rank, rest(column, args.width)}, ranks, TILE);
@@ -263,62 +308,88 @@ extern "C" __global__ void __launch_bounds__(128)
     for (u32 g = 0; g < TILE / 8; g++) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            u32 r = row + warp_row + lane / 4 + half * 8, c = column + g * 8 + lane % 4 * 2;
-            if (r < args.rows && c < args.width) {
-                // Widths, strides and offsets are in eights: both columns are there, side by side.
-                u32* target = (u32*)(y + args.offset + (u64)r * args.stride + c);
-                u32 before = *target;
-                *target = pack_bf16(from_bf16((u16)before) + args.scale * sum[g][2 * half],
-                                    from_bf16((u16)(before >> 16)) + args.scale * sum[g][2 * half + 1]);
+            u32 r = row + warp_row + lane / 4 + half * 8;
+            if (r < args.rows && column + g * 8 < args.width) {
+                u32 old = before[g][half];
+                target[half][g * 4] = pack_bf16(from_bf16((u16)old) + args.scale * sum[g][2 * half],
+                                                from_bf16((u16)(old >> 16)) + args.scale * sum[g][2 * half + 1]);
             }
         }
     }
 }
 
-// A block 64 columns, 32 ranks at a time; its warps take every fourth sixteen rows, and are added in their order.
+// A block 64 columns, 32 ranks at a time. Its warps take every eighth 16 rows, and are added in their order.
 #define OUTER_GROUPS 2u
+#define OUTER_RANKS_AT_ONCE (OUTER_GROUPS * 16)
+#define OUTER_ROWS 16u
+#define OUTER_STAGES 4u
+#define H_PITCH (OUTER_RANKS_AT_ONCE + 8)
 
-extern "C" __global__ void __launch_bounds__(128)
+// Sixteen rows of h, a rank for each lane; zeros outside.
+__device__ __forceinline__ void load_h(float (&value)[OUTER_ROWS], const float* h, u32 row, u32 rank, const Args& args) {
+    u32 lane = threadIdx.x % 32;
+#pragma unroll
+    for (u32 i = 0; i < OUTER_ROWS; i++) {
+        bool present = row + i < args.rows && rank + lane < args.rank;
+        value[i] = present ? h[(u64)(row + i) * args.rank + rank + lane] : 0.0f;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
     lora_outer_tensor(const float* h, const activation* x, float* g, Args args) {
-    __shared__ __align__(16) bf16 tile[2][TILE * PITCH];
-    __shared__ __align__(16) bf16 high[TILE * PITCH];
-    __shared__ __align__(16) bf16 low[TILE * PITCH];
-    __shared__ float total[OUTER_GROUPS * 16][TILE];
+    extern __shared__ float memory[];
+    const u32 stage_elements = OUTER_ROWS * PITCH, h_elements = OUTER_ROWS * H_PITCH;
     u32 column = blockIdx.x * TILE, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (u32 rank = 0; rank < args.rank; rank += OUTER_GROUPS * 16) {
+    bf16* tile = (bf16*)memory + warp * (OUTER_STAGES * stage_elements + 2 * h_elements);
+    bf16 *high = tile + OUTER_STAGES * stage_elements, *low = high + h_elements;
+    const u32 stride = WARPS * OUTER_ROWS;
+    for (u32 rank = 0; rank < args.rank; rank += OUTER_RANKS_AT_ONCE) {
         float sum[OUTER_GROUPS][TILE / 8][4] = {};
+        float next[OUTER_ROWS];
+        u32 first = warp * OUTER_ROWS;
+        // The sums of the last ranks lie where the tiles do.
         __syncthreads();
-        fetch(tile[0], x, 0, column, args);
-        commit();
-        u32 stage = 0;
-        for (u32 row = 0; row < args.rows; row += TILE, stage ^= 1) {
-            __syncthreads();
-            if (row + TILE < args.rows) {
-                fetch(tile[stage ^ 1], x, row + TILE, column, args);
-            }
+#pragma unroll
+        for (u32 i = 0; i + 1 < OUTER_STAGES; i++) {
+            fetch<OUTER_ROWS>(tile + i * stage_elements, x, first + i * stride, column, args);
             commit();
-            Part part = {h + (u64)row * args.rank + rank, args.rank, rest(row, args.rows), rest(rank, args.rank)};
-            fetch_split(high, low, part, TILE, OUTER_GROUPS * 16);
-            wait_for<1>();
-            __syncthreads();
+        }
+        load_h(next, h, first, rank, args);
+        u32 stage = 0;
+        for (u32 row = first; row < args.rows; row += stride, stage = (stage + 1) % OUTER_STAGES) {
+            __syncwarp();
+            u32 free = (stage + OUTER_STAGES - 1) % OUTER_STAGES;
+            fetch<OUTER_ROWS>(tile + free * stage_elements, x, row + (OUTER_STAGES - 1) * stride, column, args);
+            commit();
+#pragma unroll
+            for (u32 i = 0; i < OUTER_ROWS; i++) {
+                split(next[i], high + i * H_PITCH + lane, low + i * H_PITCH + lane);
+            }
+            load_h(next, h, row + stride, rank, args);
+            wait_for<OUTER_STAGES - 1>();
+            __syncwarp();
             u32 a_high[OUTER_GROUPS][4], a_low[OUTER_GROUPS][4];
 #pragma unroll
             for (u32 i = 0; i < OUTER_GROUPS; i++) {
-                fragment_left_transposed<PITCH>(a_high[i], high, warp * 16, i * 16);
-                fragment_left_transposed<PITCH>(a_low[i], low, warp * 16, i * 16);
+                fragment_left_transposed<H_PITCH>(a_high[i], high, 0, i * 16);
+                fragment_left_transposed<H_PITCH>(a_low[i], low, 0, i * 16);
             }
 #pragma unroll
             for (u32 j = 0; j < TILE / 8; j += 2) {
                 u32 b[4];
-                fragment_right<PITCH>(b, tile[stage], warp * 16, j * 8);
+                fragment_right<PITCH>(b, tile + stage * stage_elements, 0, j * 8);
 #pragma unroll
                 for (u32 i = 0; i < OUTER_GROUPS; i++) {
-                    mma_two(sum[i][j], sum[i][j + 1], a_high[i], b);
-                    mma_two(sum[i][j], sum[i][j + 1], a_low[i], b);
+                    if (rank + i * 16 < args.rank) {
+                        mma_two(sum[i][j], sum[i][j + 1], a_high[i], b);
+                        mma_two(sum[i][j], sum[i][j + 1], a_low[i], b);
+                    }
                 }
             }
         }
-        for (u32 turn = 0; turn < 4; turn++) {
+        wait_for<0>();
+        float* total = memory;
+        for (u32 turn = 0; turn < WARPS; turn++) {
             __syncthreads();
             if (warp == turn) {
 #pragma unroll
@@ -327,7 +398,8 @@ extern "C" __global__ void __launch_bounds__(128)
                     for (u32 j = 0; j < TILE / 8; j++) {
 #pragma unroll
                         for (u32 e = 0; e < 4; e++) {
-                            float* target = &total[i * 16 + lane / 4 + e / 2 * 8][j * 8 + lane % 4 * 2 + e % 2];
+                            u32 r = i * 16 + lane / 4 + e / 2 * 8, c = j * 8 + lane % 4 * 2 + e % 2;
+                            float* target = total + r * TILE + c;
                             *target = turn == 0 ? sum[i][j][e] : *target + sum[i][j][e];
                         }
                     }
@@ -335,10 +407,10 @@ extern "C" __global__ void __launch_bounds__(128)
             }
         }
         __syncthreads();
-        for (u32 i = threadIdx.x; i < OUTER_GROUPS * 16 * TILE; i += 128) {
+        for (u32 i = threadIdx.x; i < OUTER_RANKS_AT_ONCE * TILE; i += 256) {
             u32 r = rank + i / TILE, c = column + i % TILE;
             if (r < args.rank && c < args.width) {
-                g[(u64)r * args.width + c] += args.scale * total[i / TILE][i % TILE];
+                g[(u64)r * args.width + c] += args.scale * total[i];
             }
         }
     }

@@ -34,32 +34,43 @@ const RANKS_MAX: u32 = 64;
 
 fn dot_grid(args: Args) -> Grid {
     // A warp four rows.
-    with_tensor_function(
-        args,
-        Grid::warps(args.rows.div_ceil(4)),
-        "lora_dot_tensor",
-        args.rows.div_ceil(TILE),
-    )
+    let grid = Grid::warps(args.rows.div_ceil(4));
+    // Eight warps with two stages of 32 rows.
+    let shared_bytes = 8 * 2 * 32 * (TILE + 8) * 2;
+    let tensor = TensorFunction {
+        name: "lora_dot_tensor",
+        blocks: args.rows.div_ceil(32),
+        threads: 256,
+        shared_bytes,
+    };
+    with_tensor_function(args, grid, tensor)
 }
 
 fn expand_grid(args: Args) -> Grid {
     // A thread four columns of eight rows.
     let grid = Grid::each(args.rows.div_ceil(8) * args.width.div_ceil(4));
-    let tiles = args.rows.div_ceil(TILE) * args.width.div_ceil(TILE);
-    with_tensor_function(args, grid, "lora_expand_tensor", tiles)
+    let blocks = args.rows.div_ceil(TILE) * args.width.div_ceil(TILE);
+    let tensor = TensorFunction { name: "lora_expand_tensor", blocks, threads: 128, shared_bytes: 0 };
+    with_tensor_function(args, grid, tensor)
 }
 
 fn outer_grid(args: Args) -> Grid {
     let grid = Grid::new(args.width.div_ceil(32), 1024);
-    with_tensor_function(args, grid, "lora_outer_tensor", args.width.div_ceil(TILE))
+    // Eight warps with four stages of 16 rows of x, and 16 rows of h for 32 ranks twice.
+    let shared_bytes = 8 * (4 * 16 * (TILE + 8) + 2 * 16 * (32 + 8)) * 2;
+    let tensor = TensorFunction {
+        name: "lora_outer_tensor",
+        blocks: args.width.div_ceil(TILE),
+        threads: 256,
+        shared_bytes,
+    };
+    with_tensor_function(args, grid, tensor)
 }
 
 /// The functions for tensor cores read eight elements at a time.
-fn with_tensor_function(args: Args, grid: Grid, name: &'static str, blocks: u32) -> Grid {
+fn with_tensor_function(args: Args, grid: Grid, tensor: TensorFunction) -> Grid {
     let in_eights = [args.width, args.stride, args.offset].iter().all(|n| n.is_multiple_of(8));
-    let fits = in_eights && args.rank <= RANKS_MAX;
-    let tensor = fits.then_some(TensorFunction { name, blocks, threads: 128, shared_bytes: 0 });
-    Grid { tensor, ..grid }
+    Grid { tensor: (in_eights && args.rank <= RANKS_MAX).then_some(tensor), ..grid }
 }
 
 /// `x` [rows, width] (strided), `m` [rank, width], `h` [rows, rank].

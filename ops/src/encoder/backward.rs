@@ -97,17 +97,20 @@ impl Backward<'_> {
 
     fn attention(&self, layer: usize, dy: &Tensor, saved: [&Tensor; 3]) -> Result<Tensor> {
         let [qkv, out, log_sum_exp] = saved;
+        let args = self.pass().attention_args(layer);
+        let along = self.device().wide(log_sum_exp.rows, log_sum_exp.width)?;
+        self.device().launch(&attention::ALONG, &args, &[dy.bound(), out.bound(), along.bound()])?;
         let dqkv = self.device().activation(qkv.rows, qkv.width)?;
         let bindings = [
             dy.bound(),
             qkv.bound(),
-            out.bound(),
+            along.bound(),
             log_sum_exp.bound(),
             self.batch.cumulative_lengths.all(),
             self.batch.rows.all(),
             dqkv.bound(),
         ];
-        self.device().launch(&attention::BACKWARD, &self.pass().attention_args(layer), &bindings)?;
+        self.device().launch(&attention::BACKWARD, &args, &bindings)?;
         Ok(dqkv)
     }
 

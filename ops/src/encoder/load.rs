@@ -95,6 +95,7 @@ impl Builder<'_> {
             quantization: self.options.quantization,
             max_sequence_length,
             adapter: None,
+            pass_tokens: super::pass_tokens(self.device.backend.info().kind),
             config: self.config,
             device: self.device,
         })

@@ -21,7 +21,7 @@ mod random;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer};
+use motley_backends::{Backend, Buffer, DeviceKind};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
@@ -79,11 +79,20 @@ pub struct Encoder {
     frame: Frame,
     layers: Vec<Layer>,
     adapter: Option<Adapter>,
+    pass_tokens: usize,
 }
 
-/// Tokens of one pass of [`Encoder::embed`]: activations of a MiniLM-sized model stay within a few MiB (the caches
-/// of a CPU), and products have enough rows to run at full speed.
-pub(crate) const EMBED_TOKENS: usize = 1024;
+/// Tokens of one pass of [`Encoder::embed`].
+///
+/// On a CPU activations of a MiniLM-sized model then stay within a few MiB (its caches), and products have enough rows
+/// to run at full speed. A device is waited for once a pass, so it gets enough to make that small.
+pub fn pass_tokens(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Cpu | DeviceKind::Null => 1024,
+        DeviceKind::Wgpu => 8192,
+        DeviceKind::Cuda => 16384,
+    }
+}
 
 /// Name without prefix, [out, in], values.
 pub type MergedWeight = (String, [usize; 2], Vec<f32>);
@@ -168,6 +177,16 @@ impl Encoder {
         &self.device
     }
 
+    /// Tokens that [`Encoder::embed`] computes at once.
+    pub fn pass_tokens(&self) -> usize {
+        self.pass_tokens
+    }
+
+    /// Tokens that [`Encoder::embed`] computes at once, in place of [`pass_tokens`].
+    pub fn set_pass_tokens(&mut self, tokens: usize) {
+        self.pass_tokens = tokens.max(1);
+    }
+
     /// Embeds texts: f32 [texts, hidden], row-major, pooled, normalised if the model says so. No dropout. A text has
     /// the same bits alone and in any batch on the CPU.
     ///
@@ -189,7 +208,7 @@ impl Encoder {
     /// A text without tokens or with too many, an unknown id, a device that failed.
     pub fn embed_unchecked(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
         let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
-        for run in split_by_budget(texts.iter().map(|text| text.ids.len()), EMBED_TOKENS) {
+        for run in split_by_budget(texts.iter().map(|text| text.ids.len()), self.pass_tokens) {
             let chunk: Vec<&TokenizedText> = texts[run.clone()].iter().collect();
             let packed =
                 PackedBatch::new(&self.config, &chunk, &[]).map_err(|error| offset(error, run.start))?;

@@ -49,6 +49,11 @@ pub const SHAPES: [(&str, &str); 8] = [
     ),
 ];
 
+/// The names of all shapes, for a message.
+pub fn names() -> String {
+    SHAPES.map(|(name, _)| name).join(", ")
+}
+
 /// The config.json of a shape.
 pub fn shape(name: &str) -> Option<&'static str> {
     SHAPES.iter().find(|(known, _)| *known == name).map(|(_, config)| *config)

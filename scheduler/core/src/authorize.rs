@@ -93,6 +93,7 @@ impl Operation {
             | FromClient::Logs { .. }
             | FromClient::Watch { .. }
             | FromClient::Nodes
+            | FromClient::Devices
             | FromClient::Status => Operation::View,
         }
     }

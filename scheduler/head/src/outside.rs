@@ -153,7 +153,12 @@ pub(crate) fn log_change(change: &Change) {
 /// The job, attempt or node that a change is about.
 fn subject(change: &Change) -> String {
     match change {
-        Change::CancelAsked { job, .. } | Change::JobRequeued { job, .. } => format!("job {job}"),
+        Change::CancelAsked { job, .. }
+        | Change::JobRequeued { job, .. }
+        | Change::ChoiceAdded { job, .. } => {
+            format!("job {job}")
+        }
+        Change::DevicesReported { node, .. } => format!("node {node}"),
         Change::AttemptStarted { attempt, .. } | Change::AttemptEnded { attempt, .. } => {
             format!("attempt {attempt}")
         }

@@ -201,7 +201,9 @@ mod tests {
     use std::time::SystemTime;
 
     use motley_scheduler_core::authorize::Role;
+    use motley_scheduler_core::unit::Bytes;
     use motley_scheduler_core::wire::ALPN_CLIENT;
+    use motley_scheduler_core::wire::agent::{FromAgent, NodeFacts};
     use motley_scheduler_core::wire::client::{FromClient, Refusal, RefusalKind, ToClient};
     use motley_scheduler_core::wire::join::Principal;
 
@@ -254,7 +256,16 @@ mod tests {
             channel.finish();
             channel.receive::<ToClient>().await
         };
-        let error = ask(FromClient::JobsBefore { before: None, count: 1 }).await.unwrap_err();
+        let facts = NodeFacts {
+            name: "n".into(),
+            boot: "b".into(),
+            build: "0".into(),
+            devices: Vec::new(),
+            cores: 1,
+            memory: Bytes(1),
+        };
+        let newest = FromAgent::ReportDevices { facts, details: Vec::new(), attempts: Vec::new() };
+        let error = link.open().await.unwrap().send(&newest).await.unwrap_err();
         assert!(matches!(error, LinkError::PeerTooOld { since: VERSION, agreed: VERSION_MIN }), "{error:?}");
         assert!(error.to_string().contains("hint:"), "{error}");
         let Ok(Some(ToClient::Refused(reply))) = ask(FromClient::Jobs).await else { panic!("no answer") };

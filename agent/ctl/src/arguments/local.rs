@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use motley_agent_node::workload::bench::{TRAIN_STEPS, TRAIN_STEPS_MAX};
-use motley_scheduler_core::document::BackendKind;
+use motley_agent_node::workload::bench::{TOKEN_BUDGET, TRAIN_STEPS, TRAIN_STEPS_MAX};
+use motley_scheduler_core::document::{BackendKind, ModelPrecision};
 use motley_scheduler_core::unit::Span;
 
 use super::{Setting, parse_setting};
@@ -23,27 +23,71 @@ pub struct RunArguments {
     /// Override a key of the document; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<Setting>,
-    /// Compute on this family of devices, whatever the document says.
+    /// Compute on this family of devices, whatever the document says; auto: on the device measured to be the fastest.
     #[arg(long, value_enum)]
     pub backend: Option<BackendName>,
+    /// Which of the backend's devices, as `ctl devices` counts them, whatever the document says.
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<u32>,
+    /// What activations are kept in, whatever the document says.
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionName>,
 }
 
 /// A family of devices on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
+    Auto,
     Cuda,
     Wgpu,
     Cpu,
 }
 
-impl From<BackendName> for BackendKind {
-    fn from(name: BackendName) -> Self {
-        match name {
-            BackendName::Cuda => BackendKind::Cuda,
-            BackendName::Wgpu => BackendKind::Wgpu,
-            BackendName::Cpu => BackendKind::Cpu,
+impl BackendName {
+    /// None is `auto`.
+    pub fn kind(self) -> Option<BackendKind> {
+        match self {
+            BackendName::Auto => None,
+            BackendName::Cuda => Some(BackendKind::Cuda),
+            BackendName::Wgpu => Some(BackendKind::Wgpu),
+            BackendName::Cpu => Some(BackendKind::Cpu),
         }
     }
+}
+
+/// What activations are kept in, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionName {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl From<PrecisionName> for ModelPrecision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Auto => ModelPrecision::Auto,
+            PrecisionName::F32 => ModelPrecision::F32,
+            PrecisionName::Bf16 => ModelPrecision::Bf16,
+        }
+    }
+}
+
+/// Where a command computes.
+#[derive(Debug, Args)]
+pub struct DeviceArguments {
+    /// Family of devices; auto: the device measured to be the fastest.
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    pub backend: BackendName,
+    /// Which of the backend's devices, as `ctl devices` counts them [default: the first].
+    #[arg(long, value_name = "INDEX", requires = "backend")]
+    pub device: Option<u32>,
+    /// What activations are kept in; auto: bf16 on cuda where the card has it, else f32.
+    #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
+    pub precision: PrecisionName,
+    /// Worker threads of the cpu [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +117,8 @@ pub struct EmbedArguments {
     /// Longest text in tokens [default: what the model says].
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<u32>,
-    /// Worker threads [default: all cores].
-    #[arg(long, value_name = "N")]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
 }
 
 #[derive(Debug, Args)]
@@ -127,52 +170,120 @@ pub enum BenchCommand {
     Encode(BenchEncodeArguments),
     /// Measure a training step: samples and tokens a second, memory.
     Train(BenchTrainArguments),
+    /// Measure each product and kernel of a layer by itself; prints a JSON line for each.
+    Kernels(BenchKernelsArguments),
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2 --data test.jsonl --threads 2"
+    after_help = "Examples:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2 --data test.jsonl --threads 2\n  \
+    ctl bench encode --random-weights bge-base --length 512 --texts 256 --backend cuda"
 )]
 pub struct BenchEncodeArguments {
-    /// What `[model] source` takes.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
     #[command(flatten)]
     pub common: BenchArguments,
+    /// Tokens computed at once [default: what suits the device].
+    #[arg(long, value_name = "N")]
+    pub pass_tokens: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  ctl bench train sentence-transformers/all-MiniLM-L6-v2 --data train.jsonl\n  \
-    ctl bench train file:./model --data train.jsonl --adapter qlora --threads 2"
+    ctl bench train file:./model --data train.jsonl --adapter qlora --threads 2\n  \
+    ctl bench train --random-weights bge-large --length 512 --tokens-per-step 8192 --quantization nf4 \
+    --checkpoint-layers"
 )]
 pub struct BenchTrainArguments {
-    /// What `[model] source` takes.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
     #[command(flatten)]
     pub common: BenchArguments,
-    /// What is trained.
-    #[arg(long, value_enum, default_value_t = AdapterName::Lora)]
-    pub adapter: AdapterName,
+    /// What is trained [default: lora, or qlora with --quantization].
+    #[arg(long, value_enum)]
+    pub adapter: Option<AdapterName>,
+    /// What is minimised.
+    #[arg(long, value_enum, default_value_t = LossName::Cosent)]
+    pub loss: LossName,
     /// Measured steps, of 32 pairs each.
     #[arg(long, value_name = "N", default_value_t = TRAIN_STEPS,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(TRAIN_STEPS_MAX)))]
     pub steps: u32,
+    /// Tokens of a step, with --random-weights [default: 32 pairs].
+    #[arg(long, value_name = "N", requires = "random_weights")]
+    pub tokens_per_step: Option<u32>,
+    /// Tokens computed at once; a step of more is cut into chunks that run twice.
+    #[arg(long, value_name = "N", default_value_t = TOKEN_BUDGET)]
+    pub token_budget: u32,
+    /// Keep each layer's input only, and run it again on the way back.
+    #[arg(long)]
+    pub checkpoint_layers: bool,
 }
 
-/// What both measurements need.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ctl bench kernels\n  ctl bench kernels --shape bge-large --length 512 --texts 32 --backend cuda"
+)]
+pub struct BenchKernelsArguments {
+    /// The model whose sizes are taken.
+    #[arg(long, value_name = "SHAPE", default_value = "bge-base")]
+    pub shape: String,
+    /// Tokens of a text.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub length: u32,
+    /// Texts computed together.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub texts: u32,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}
+
+/// What measurements of models need.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
+    /// What `[model] source` takes.
+    #[arg(
+        value_name = "MODEL",
+        required_unless_present = "random_weights",
+        conflicts_with = "random_weights"
+    )]
+    pub model: Option<String>,
     /// JSON lines with sentence1, sentence2 and score.
-    #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "random_weights",
+        conflicts_with = "random_weights"
+    )]
+    pub data: Option<PathBuf>,
     /// Longest text in tokens [default: what the model says].
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", conflicts_with = "random_weights")]
     pub max_length: Option<u32>,
-    /// Worker threads [default: all cores].
-    #[arg(long, value_name = "N")]
-    pub threads: Option<u32>,
+    /// Random weights of a well-known shape and random tokens instead: minilm, bge-base and others.
+    #[arg(long, value_name = "SHAPE")]
+    pub random_weights: Option<String>,
+    /// Tokens of a random text.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub length: u32,
+    /// Random texts.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub texts: u32,
+    /// How the base is kept.
+    #[arg(long, value_enum)]
+    pub quantization: Option<QuantizationName>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}
+
+/// How frozen weights are kept, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantizationName {
+    Nf4,
+}
+
+/// What is minimised, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LossName {
+    Cosent,
+    Infonce,
 }
 
 /// What is trained, on the command line.
@@ -180,6 +291,14 @@ pub struct BenchArguments {
 pub enum AdapterName {
     Lora,
     Qlora,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ctl devices\n  ctl devices --no-measure --json")]
+pub struct DevicesArguments {
+    /// Show what was measured before, and measure nothing.
+    #[arg(long)]
+    pub no_measure: bool,
 }
 
 #[derive(Debug, Args)]

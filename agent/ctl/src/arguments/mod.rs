@@ -15,8 +15,9 @@ pub use client::{
     PullArguments, ShowArguments, SubmitArguments, TokenCommand, TokenCreateArguments,
 };
 pub use local::{
-    AdapterName, AgentArguments, BenchArguments, BenchCommand, BenchEncodeArguments, BenchTrainArguments,
-    CompareArguments, DoctorArguments, EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments,
+    AdapterName, AgentArguments, BackendName, BenchArguments, BenchCommand, BenchEncodeArguments,
+    BenchKernelsArguments, BenchTrainArguments, CompareArguments, DeviceArguments, DevicesArguments,
+    DoctorArguments, EmbedArguments, EvaluateCommand, ExportArguments, FolderArguments, LossName,
     RunArguments, SchedulerArguments,
 };
 
@@ -73,6 +74,8 @@ pub enum Command {
     /// Measure speed and memory; prints one JSON line.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// List the devices of this machine, with memory, driver, and how fast they are.
+    Devices(DevicesArguments),
     /// Check this machine: devices, memory, network, model hubs, disk, certificate; each with its remedy.
     Doctor(DoctorArguments),
     /// Run the scheduler of a fleet.
@@ -87,6 +90,9 @@ pub enum Command {
     /// Run one attempt in its folder (started by the agent).
     #[command(hide = true)]
     Runner(FolderArguments),
+    /// Look for the devices of a backend and measure them (started by agents and commands).
+    #[command(hide = true)]
+    ProbeDevices(ProbeArguments),
     /// Remove a temporary store when its owner has gone (started by `ctl run`).
     #[command(hide = true)]
     Sweeper(SweeperArguments),
@@ -101,6 +107,28 @@ pub struct SweeperArguments {
     /// Folders made for the results, innermost first: removed if they stayed empty.
     #[arg(value_name = "RESERVED")]
     pub reserved: Vec<std::path::PathBuf>,
+}
+
+/// What a probe of devices is told.
+#[derive(Debug, clap::Args)]
+pub struct ProbeArguments {
+    /// The backend whose devices are wanted.
+    #[arg(long, value_enum)]
+    pub backend: BackendName,
+    /// Which devices to measure, where nothing is known.
+    #[arg(long, value_enum)]
+    pub measure: Option<MeasureName>,
+    /// File of what was measured before.
+    #[arg(long, value_name = "FILE")]
+    pub known: Option<PathBuf>,
+}
+
+/// Which devices are measured, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MeasureName {
+    /// All but software adapters.
+    Hardware,
+    Everything,
 }
 
 /// `--set KEY=VALUE`.

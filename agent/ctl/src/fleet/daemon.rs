@@ -1,6 +1,7 @@
 //! `ctl scheduler` and `ctl agent`: the two daemons, until SIGTERM or Ctrl-C.
 
-use motley_agent_node::{Agent, AgentConfig, NodeSettings, RunnerCommand};
+use motley_agent_node::devices::Probe;
+use motley_agent_node::{Agent, AgentConfig, DeviceSearch, NodeSettings, RunnerCommand};
 use motley_scheduler_core::cluster::Clocks;
 use motley_scheduler_head::{Head, HeadConfig};
 use serde_json::json;
@@ -81,6 +82,8 @@ pub async fn agent(arguments: AgentArguments, output: &Output) -> Result<(), Fai
         None => folders::agent_state()?,
     };
     let mut signals = Signals::new()?;
+    let cannot = |error| Failure::failed(format!("cannot find this program: {error}"));
+    let probe = Probe::of_this_program(state.join("devices.json")).map_err(cannot)?;
     let config = AgentConfig {
         settings: NodeSettings::from_environment(state.join("cache")),
         state,
@@ -89,8 +92,8 @@ pub async fn agent(arguments: AgentArguments, output: &Output) -> Result<(), Fai
         token: arguments.token,
         threads: arguments.threads,
         embedded: None,
-        runner: RunnerCommand::of_this_program()
-            .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?,
+        runner: RunnerCommand::of_this_program().map_err(cannot)?,
+        devices: DeviceSearch::All { probe },
     };
     let mut agent = Agent::start(config).await?;
     output

@@ -1,9 +1,10 @@
 //! `ctl jobs`, `ctl show`, `ctl cancel`, `ctl nodes`, `ctl logs`: questions about the fleet.
 
-use motley_scheduler_core::id::JobId;
+use motley_scheduler_core::id::{JobId, NodeId};
 use motley_scheduler_core::unit::Moment;
 use motley_scheduler_core::wire::Message;
-use motley_scheduler_core::wire::client::{FromClient, JobView, StatusView, ToClient};
+use motley_scheduler_core::wire::agent::DeviceDetails;
+use motley_scheduler_core::wire::client::{FromClient, JobView, NodeView, StatusView, ToClient};
 use serde_json::json;
 
 use super::{Fleet, follow, unexpected};
@@ -54,12 +55,25 @@ pub async fn nodes(common: &Common, output: &Output) -> Result<(), Failure> {
     let now = scheduler_now(&fleet).await?;
     match fleet.ask(FromClient::Nodes).await? {
         ToClient::Nodes(nodes) => {
+            let details = device_details(&fleet).await?;
+            let value = |node: &NodeView| view::node_json(node, &details);
             output.data(
-                || view::nodes_table(&nodes, now),
-                || json!({ "nodes": nodes.iter().map(view::node_json).collect::<Vec<_>>() }),
+                || view::nodes_table(&nodes, &details, now),
+                || json!({ "nodes": nodes.iter().map(value).collect::<Vec<_>>() }),
             );
             Ok(())
         }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Nothing from a scheduler that does not know the question yet.
+async fn device_details(fleet: &Fleet) -> Result<Vec<(NodeId, Vec<DeviceDetails>)>, Failure> {
+    if FromClient::Devices.since() > fleet.client().version() {
+        return Ok(Vec::new());
+    }
+    match fleet.ask(FromClient::Devices).await? {
+        ToClient::Devices(details) => Ok(details),
         other => Err(unexpected(&other)),
     }
 }

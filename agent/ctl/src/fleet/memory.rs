@@ -6,12 +6,13 @@
 //! the node plans again with the real config and tokenizer before it starts, and a job whose exact plan is above this
 //! figure goes on if the device has the room.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use motley_agent_node::NodeSettings;
 use motley_agent_node::models::{ModelRequest, config_at_hand};
 use motley_agent_node::workload::plan_memory;
-use motley_scheduler_core::document::{Document, Memory};
+use motley_scheduler_core::document::{BackendKind, Document, Memory};
 use motley_scheduler_core::unit::Bytes;
 
 use crate::failure::Failure;
@@ -26,23 +27,31 @@ const ASSUMED_CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 768, "num_
 /// # Errors
 /// A model that cannot be run.
 pub fn resolve(document: &Document, folder: &Path) -> Result<Vec<Bytes>, Failure> {
-    let is_auto = |memory: Memory| memory == Memory::Auto;
-    let planned = match document.resources.iter().any(|resources| is_auto(resources.memory)) {
-        true => plan(document, folder)?,
-        false => Bytes(0),
-    };
-    let figure = |memory: Memory| match memory {
-        Memory::Exact(bytes) => bytes,
-        Memory::Auto => planned,
-    };
-    Ok(document.resources.iter().map(|resources| figure(resources.memory)).collect())
+    let mut planned = BTreeMap::new();
+    let mut figures = Vec::with_capacity(document.resources.len());
+    for resources in &document.resources {
+        figures.push(match resources.memory {
+            Memory::Exact(bytes) => bytes,
+            // Whichever of its backends is taken.
+            Memory::Auto => {
+                for backend in &resources.backend {
+                    if !planned.contains_key(backend) {
+                        planned.insert(*backend, plan(document, folder, *backend)?);
+                    }
+                }
+                let figures = resources.backend.iter().filter_map(|backend| planned.get(backend));
+                figures.copied().max().unwrap_or_default()
+            }
+        });
+    }
+    Ok(figures)
 }
 
-fn plan(document: &Document, folder: &Path) -> Result<Bytes, Failure> {
+fn plan(document: &Document, folder: &Path, backend: BackendKind) -> Result<Bytes, Failure> {
     let settings = NodeSettings::from_environment(folders::cache()?);
     let request = ModelRequest::from(document.model());
     let config = config_at_hand(&request, &settings.models, folder);
-    plan_memory(document, config.as_deref().unwrap_or(ASSUMED_CONFIG), folder)
+    plan_memory(document, config.as_deref().unwrap_or(ASSUMED_CONFIG), folder, backend)
         .map_err(|error| Failure::usage(error).while_doing(document.model().source.to_string()))
 }
 

@@ -3,8 +3,9 @@
 //! Times are milliseconds since the Unix epoch, sizes bytes, hashes hexadecimal; what is not known is null.
 
 use motley_scheduler_core::artifact::{ArtifactKind, ArtifactRef};
+use motley_scheduler_core::id::NodeId;
 use motley_scheduler_core::unit::{Moment, Span};
-use motley_scheduler_core::wire::agent::Progress;
+use motley_scheduler_core::wire::agent::{DeviceDetails, Progress};
 use motley_scheduler_core::wire::client::{AttemptView, DeviceView, JobState, JobView, NodeState, NodeView};
 use serde_json::{Value, json};
 
@@ -87,7 +88,8 @@ pub fn artifact_json(artifact: &ArtifactRef) -> Value {
 }
 
 /// The schema of a node in `--json`.
-pub fn node_json(node: &NodeView) -> Value {
+pub fn node_json(node: &NodeView, details: &[(NodeId, Vec<DeviceDetails>)]) -> Value {
+    let device = |device: &DeviceView| device_json(device, details_of(node, device, details));
     json!({
         "node": node.node.0,
         "name": node.name,
@@ -96,17 +98,45 @@ pub fn node_json(node: &NodeView) -> Value {
         "build": node.build,
         "cores": node.cores,
         "memory_bytes": node.memory.0,
-        "devices": node.devices.iter().map(device_json).collect::<Vec<_>>(),
+        "devices": node.devices.iter().map(device).collect::<Vec<_>>(),
     })
 }
 
-fn device_json(device: &DeviceView) -> Value {
+/// What the node's agent has told of a device beside its facts.
+fn details_of<'a>(
+    node: &NodeView,
+    device: &DeviceView,
+    details: &'a [(NodeId, Vec<DeviceDetails>)],
+) -> Option<&'a DeviceDetails> {
+    let (_, devices) = details.iter().find(|(id, _)| *id == node.node)?;
+    devices.iter().find(|details| details.index == device.facts.index)
+}
+
+/// `3 (cuda:1)`: position among the node's devices, and index among those of its backend.
+fn shown_device(device: &DeviceView, details: Option<&DeviceDetails>) -> String {
+    let (position, backend) = (device.facts.index, device.facts.backend.name());
+    match details {
+        Some(details) => format!("{position} ({backend}:{})", details.backend_index),
+        None => format!("{position} ({backend})"),
+    }
+}
+
+fn device_json(device: &DeviceView, details: Option<&DeviceDetails>) -> Value {
     json!({
         "device": device.facts.index,
         "backend": device.facts.backend.name(),
         "name": device.facts.name,
         "memory_bytes": device.facts.memory.0,
         "memory_leased_bytes": device.memory_leased.0,
+        "backend_index": details.map(|details| details.backend_index),
+        "driver": details.map(|details| details.driver.clone()),
+        "capability": details.map(|details| details.capability.clone()),
+        "precisions": details.map(|details| details.precisions.clone()),
+        "is_software": details.map(|details| details.is_software),
+        "same_card_as": details.and_then(|details| details.same_card),
+        "gemm_flops_per_s": details.and_then(|details| details.gemm),
+        "nf4_flops_per_s": details.and_then(|details| details.nf4),
+        "bandwidth_bytes_per_s": details.and_then(|details| details.bandwidth),
         "attempts": device.attempts.iter().map(|attempt| attempt.to_string()).collect::<Vec<_>>(),
     })
 }
@@ -225,7 +255,8 @@ fn attempts_table(job: &JobView, now: Moment) -> String {
         table.row(vec![
             attempt.attempt.number.to_string(),
             attempt.node.to_string(),
-            format!("{}:{}", attempt.backend.name(), attempt.device),
+            // Which of the node's devices: `ctl nodes` says which of its backend's that is.
+            format!("{} ({})", attempt.device, attempt.backend.name()),
             duration(attempt.ended.unwrap_or(now).since(attempt.leased)),
             attempt.resumed_from.map(|step| step.to_string()).unwrap_or_default(),
             end_name(job, attempt).to_owned(),
@@ -234,7 +265,7 @@ fn attempts_table(job: &JobView, now: Moment) -> String {
     table.render()
 }
 
-pub fn nodes_table(nodes: &[NodeView], now: Moment) -> String {
+pub fn nodes_table(nodes: &[NodeView], details: &[(NodeId, Vec<DeviceDetails>)], now: Moment) -> String {
     let header = ["NODE", "NAME", "STATE", "SEEN", "DEVICE", "MEMORY", "LEASED", "ATTEMPTS", "WHAT"];
     let mut table = Table::new(&header, &[0, 3, 5, 6]);
     for node in nodes {
@@ -253,7 +284,7 @@ pub fn nodes_table(nodes: &[NodeView], now: Moment) -> String {
         for (index, device) in node.devices.iter().enumerate() {
             let attempts: Vec<String> = device.attempts.iter().map(ToString::to_string).collect();
             let cells = vec![
-                format!("{}:{}", device.facts.backend.name(), device.facts.index),
+                shown_device(device, details_of(node, device, details)),
                 device.facts.memory.to_string(),
                 device.memory_leased.to_string(),
                 attempts.join(" "),

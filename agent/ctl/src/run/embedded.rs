@@ -4,15 +4,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use motley_agent_node::{Agent, AgentConfig, AgentHandle, NodeSettings, RunnerCommand};
+use motley_agent_node::{Agent, AgentConfig, AgentHandle, DeviceSearch, NodeSettings, RunnerCommand};
 use motley_scheduler_core::cluster::Clocks;
-use motley_scheduler_core::document::Memory;
+use motley_scheduler_core::document::{BackendKind, Memory, Resources};
 use motley_scheduler_core::id::JobId;
-use motley_scheduler_core::unit::{Bytes, Span};
-use motley_scheduler_core::wire::client::{FromClient, NodeState, NodeView, ToClient, TokenGrant};
+use motley_scheduler_core::unit::Span;
+use motley_scheduler_core::wire::client::{
+    DeviceView, FromClient, NodeState, NodeView, ToClient, TokenGrant,
+};
 use motley_scheduler_head::{Head, HeadConfig, HeadHandle};
 
 use super::sweeper::Sweeper;
+use crate::devices;
 use crate::failure::Failure;
 use crate::fleet::submission::Prepared;
 use crate::fleet::{Fleet, unexpected};
@@ -64,6 +67,7 @@ impl Embedded {
             embedded: Some(folder.clone()),
             runner: RunnerCommand::of_this_program()
                 .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?,
+            devices: search(&prepared.document.resources)?,
         };
         let agent = Agent::start(config).await.map_err(Failure::failed)?;
         Ok(Embedded { head, agent, sweeper, folder })
@@ -79,12 +83,19 @@ impl Embedded {
     pub(super) async fn fit_memory(&self, fleet: &Fleet, prepared: &mut Prepared) -> Result<(), Failure> {
         let node = self.node(fleet).await?;
         let mut refusals = Vec::new();
+        let mut absent = false;
         for (resources, needed) in prepared.document.resources.iter().zip(&mut prepared.memory) {
-            let devices =
-                || node.devices.iter().filter(|device| resources.backend.contains(&device.facts.backend));
-            let Some(largest) = devices().map(|device| device.facts.memory).max() else {
-                let wanted: Vec<&str> = resources.backend.iter().map(|kind| kind.name()).collect();
-                refusals.push(format!("this machine has no device of {}", wanted.join(", ")));
+            let takes = |device: &&DeviceView| {
+                let details = self.agent.details().iter().find(|details| details.index == device.facts.index);
+                details.is_some_and(|details| {
+                    resources.takes(device.facts.backend, details.backend_index)
+                        && !(resources.fastest && details.is_software)
+                })
+            };
+            let Some(largest) = node.devices.iter().filter(takes).map(|device| device.facts.memory).max()
+            else {
+                refusals.push(format!("this machine has no {}", wanted(resources)));
+                absent = true;
                 continue;
             };
             if resources.memory == Memory::Auto {
@@ -95,7 +106,11 @@ impl Embedded {
             }
             refusals.push(format!("the job needs {needed} on one device, the largest here has {largest}"));
         }
-        Err(Failure::usage(refusals.join("; ")).hint(remedy(&prepared.memory)))
+        let refusal = refusals.join("; ");
+        if absent {
+            return Err(devices::absent(&refusal, &prepared.document.resources).await?);
+        }
+        Err(Failure::usage(refusal).hint(REMEDY))
     }
 
     async fn node(&self, fleet: &Fleet) -> Result<NodeView, Failure> {
@@ -149,14 +164,25 @@ impl Embedded {
     }
 }
 
-fn remedy(memory: &[Bytes]) -> &'static str {
-    match memory.iter().any(|bytes| bytes.0 > 0) {
-        true => {
-            "lower train.batch_size, train.token_budget or model.max_length, or state the memory yourself with \
-             resources.memory"
-        }
-        false => "`ctl doctor` says which devices this machine has",
-    }
+const REMEDY: &str = "lower train.batch_size, train.token_budget or model.max_length, or state the memory yourself \
+                      with resources.memory";
+
+/// Where nothing but the processor is wanted, no driver is asked.
+fn search(resources: &[Resources]) -> Result<DeviceSearch, Failure> {
+    let mut backends = BackendKind::ALL.to_vec();
+    backends.retain(|backend| resources.iter().any(|resources| resources.backend.contains(backend)));
+    Ok(match backends == [BackendKind::Cpu] {
+        true => DeviceSearch::Processor,
+        false => DeviceSearch::ToChoose { probe: devices::local_probe()?, backends },
+    })
+}
+
+/// `cuda or cpu device 1`
+fn wanted(resources: &Resources) -> String {
+    let names: Vec<&str> = resources.backend.iter().map(|kind| kind.name()).collect();
+    let indices: Vec<String> = resources.device.iter().map(u32::to_string).collect();
+    let indices = if indices.is_empty() { String::new() } else { format!(" {}", indices.join(" or ")) };
+    format!("{} device{indices}", names.join(" or "))
 }
 
 async fn node_token(fleet: &Fleet) -> Result<String, Failure> {

@@ -18,7 +18,7 @@ pub mod sweeper;
 use std::path::{Path, PathBuf};
 
 use motley_agent_node::serve::DrainReport;
-use motley_scheduler_core::document::{BackendKind, Workload};
+use motley_scheduler_core::document::{BackendKind, ModelPrecision, Workload};
 use motley_scheduler_core::id::JobId;
 use motley_scheduler_core::wire::client::{FromClient, JobState, JobView};
 
@@ -34,9 +34,15 @@ use embedded::Embedded;
 pub async fn run(arguments: RunArguments, output: &Output) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut settings = arguments.settings;
+    let mut set = |key: &str, value: String| settings.push(Setting { key: key.to_owned(), value });
     if let Some(backend) = arguments.backend {
-        let kind = BackendKind::from(backend);
-        settings.push(Setting { key: "resources.backend".into(), value: format!("[\"{}\"]", kind.name()) });
+        set("resources.backend", format!("\"{}\"", backend.kind().map_or("auto", BackendKind::name)));
+    }
+    if let Some(index) = arguments.device {
+        set("resources.device", index.to_string());
+    }
+    if let Some(precision) = arguments.precision {
+        set("model.precision", format!("\"{}\"", ModelPrecision::from(precision).name()));
     }
     let prepared = submission::prepare(arguments.document, settings).await?;
     let serving = matches!(prepared.document.workload, Workload::Serve(_));

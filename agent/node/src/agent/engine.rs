@@ -13,9 +13,11 @@ use motley_scheduler_core::cluster::{BEAT_MIN, Clocks};
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::id::{AttemptId, Epoch};
 use motley_scheduler_core::unit::Span;
-use motley_scheduler_core::wire::agent::{Assignment, AttemptReport, FromAgent, NodeFacts, Outcome, ToAgent};
+use motley_scheduler_core::wire::Message;
+use motley_scheduler_core::wire::agent::{Assignment, AttemptReport, FromAgent, Outcome, ToAgent};
 use tokio::sync::{mpsc, watch};
 
+use super::facts::Facts;
 use super::random;
 use crate::attempts::driver::{Driver, Site};
 use crate::attempts::folder::AttemptFolder;
@@ -50,7 +52,7 @@ const END: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(crate) struct Home {
     pub(crate) attempts: PathBuf,
-    pub(crate) facts: NodeFacts,
+    pub(crate) facts: Facts,
     pub(crate) threads: u32,
     pub(crate) settings: NodeSettings,
     pub(crate) embedded: Option<Embedded>,
@@ -152,11 +154,17 @@ impl Engine {
 
     /// One connection, from the report to its end.
     async fn serve(&mut self, connection: Connection, stopped: &mut watch::Receiver<bool>) -> Over {
-        let Connection { outbox, mut inbox, blobs } = connection;
+        let Connection { outbox, mut inbox, blobs, version } = connection;
         self.connections += 1;
         let mut welcome = false;
         let session = Session { number: self.connections, outbox, blobs };
-        let report = FromAgent::Report { facts: self.home.facts.clone(), attempts: self.reports() };
+        let attempts = self.reports();
+        let Facts { node: facts, details } = self.home.facts.clone();
+        let detailed = FromAgent::ReportDevices { facts, details, attempts: attempts.clone() };
+        let report = match version >= detailed.since() {
+            true => detailed,
+            false => FromAgent::Report { facts: self.home.facts.without_details(), attempts },
+        };
         if session.outbox.send(report).await.is_err() {
             return Over::Lost;
         }
@@ -259,8 +267,9 @@ impl Engine {
 
     fn spec(&self, assignment: Assignment) -> std::io::Result<RunnerSpec> {
         Ok(RunnerSpec {
+            device_index: self.home.facts.backend_index(assignment.device),
             assignment,
-            node: self.home.facts.name.clone(),
+            node: self.home.facts.node.name.clone(),
             threads: self.home.threads,
             keep_running: self.keep_running,
             settings: self.home.settings.clone(),

@@ -17,9 +17,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use motley_scheduler_core::id::NodeId;
+use motley_scheduler_core::wire::agent::DeviceDetails;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::devices::Inventory;
 use crate::error::NodeError;
 use crate::runner::Embedded;
 use crate::settings::AgentConfig;
@@ -37,6 +39,7 @@ pub struct Agent;
 pub struct AgentHandle {
     node: NodeId,
     name: String,
+    details: Vec<DeviceDetails>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -59,7 +62,13 @@ impl Agent {
         let (node, identity) =
             join::identity(&folder, &config.scheduler, config.token.as_deref(), &name).await?;
         let uplink = Arc::new(QuicUplink::new(config.scheduler.clone(), folder, identity));
-        start_with(config, uplink, (node, name), lock)
+        let search = config.devices.clone();
+        let inventory = tokio::task::spawn_blocking(move || search.inventory()).await;
+        let inventory = inventory.map_err(|error| NodeError::Task { message: error.to_string() })?;
+        for missing in &inventory.missing {
+            tracing::info!(backend = missing.backend.name(), remedy = missing.remedy, "{}", missing.what);
+        }
+        start_with(config, uplink, (node, name), lock, &inventory)
     }
 }
 
@@ -69,15 +78,18 @@ fn start_with(
     uplink: Arc<dyn Uplink>,
     (node, name): (NodeId, String),
     lock: File,
+    inventory: &Inventory,
 ) -> Result<AgentHandle, NodeError> {
     let state = |source| NodeError::State { path: config.state.clone(), source };
-    let facts = facts::read(name.clone()).map_err(|source| NodeError::Facts { source })?;
+    let facts = facts::read(name.clone(), inventory).map_err(|source| NodeError::Facts { source })?;
     let attempts = config.state.join("attempts");
     private_folder(&attempts).map_err(state)?;
     let cache =
         BlobCache::open(config.state.join("blobs")).map_err(|error| state(io::Error::other(error)))?;
     let embedded = config.embedded.clone().map(|root| Embedded { parent: std::process::id(), root });
-    let threads = config.threads.unwrap_or(facts.cores).clamp(1, facts.cores.max(1));
+    let cores = facts.node.cores.max(1);
+    let threads = config.threads.unwrap_or(cores).clamp(1, cores);
+    let details = facts.details.clone();
     let home = Home { attempts, facts, threads, settings: config.settings.clone(), embedded };
     let (stop, stopped) = watch::channel(false);
     let mut engine = Engine::new(uplink, home, cache, config.runner.clone());
@@ -87,7 +99,7 @@ fn start_with(
         // Until here no other agent may use the folder.
         drop(lock);
     });
-    Ok(AgentHandle { node, name, stop, task })
+    Ok(AgentHandle { node, name, details, stop, task })
 }
 
 impl AgentHandle {
@@ -97,6 +109,11 @@ impl AgentHandle {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What is known of the node's devices beside what it reports to every scheduler.
+    pub fn details(&self) -> &[DeviceDetails] {
+        &self.details
     }
 
     /// Ends the agent. Runners go on; in embedded mode they are stopped first.

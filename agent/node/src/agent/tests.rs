@@ -19,8 +19,9 @@ use motley_scheduler_core::unit::{Bytes, Span};
 use motley_scheduler_core::wire::agent::{Assignment, FromAgent, Outcome, ToAgent};
 
 use super::{AgentHandle, open_state, start_with};
+use crate::devices::Inventory;
 use crate::runner::process::{NONCE_VARIABLE, ProcessIdentity};
-use crate::settings::{AgentConfig, NodeSettings, RunnerCommand};
+use crate::settings::{AgentConfig, DeviceSearch, NodeSettings, RunnerCommand};
 use played::Played;
 
 /// Far more than anything here takes: a test that waits so long has failed.
@@ -58,12 +59,14 @@ fn config(state: &Path) -> AgentConfig {
         settings: NodeSettings::from_environment(state.join("models")),
         embedded: None,
         runner: runner_command(),
+        devices: DeviceSearch::Processor,
     }
 }
 
 fn start_agent(state: &Path, played: &Arc<Played>) -> AgentHandle {
     let lock = open_state(state).unwrap();
-    start_with(config(state), played.clone(), (NodeId(1), "test-node".into()), lock).unwrap()
+    let inventory = Inventory::default();
+    start_with(config(state), played.clone(), (NodeId(1), "test-node".into()), lock, &inventory).unwrap()
 }
 
 fn assignment(script: &str) -> Assignment {

@@ -46,6 +46,9 @@ pub struct RunnerSpec {
     pub assignment: Assignment,
     /// Name of the node, for reports.
     pub node: String,
+    /// Which of the backend's devices the leased one is.
+    #[serde(default)]
+    pub device_index: u32,
     /// Worker threads of the cpu backend at most; the document may ask for fewer.
     pub threads: u32,
     /// How long the runner goes on past its lease.

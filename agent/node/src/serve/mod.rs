@@ -170,7 +170,8 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
         _ => serve.quantization,
     };
     // Any text may come that the model takes, and as many as make a pass.
-    let pass = PassShape::bound_of_embedding(usize::MAX, open.tokenizer.max_length(), usize::MAX);
+    let longest = open.tokenizer.max_length();
+    let pass = PassShape::bound_of_embedding(job.planned_on().kind, usize::MAX, longest, usize::MAX);
     job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
     let model = match (reference, &adapter) {
         (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,

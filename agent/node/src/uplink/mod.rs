@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: mpsc::Sender<FromAgent>,
     pub(crate) inbox: mpsc::Receiver<ToAgent>,
     pub(crate) blobs: Arc<dyn BlobStore>,
+    /// The protocol version that both ends speak.
+    pub(crate) version: u16,
 }
 
 /// Blobs at the scheduler.

@@ -36,6 +36,7 @@ impl QuicUplink {
     async fn dial(&self) -> Result<Connection, LinkError> {
         let identity = self.identity().clone();
         let link = connect(&self.address, ALPN_AGENT, &identity).await?;
+        let version = link.version();
         let (sender, receiver) = link.open().await?.split();
         let (outbox, outgoing) = mpsc::channel(QUEUE_MESSAGES);
         let (incoming, inbox) = mpsc::channel(QUEUE_MESSAGES);
@@ -43,7 +44,7 @@ impl QuicUplink {
         tokio::spawn(read(link, receiver, incoming));
         let address = self.address.clone();
         let blobs = Arc::new(QuicBlobs { address, identity, bulk: tokio::sync::Mutex::new(None) });
-        Ok(Connection { outbox, inbox, blobs })
+        Ok(Connection { outbox, inbox, blobs, version })
     }
 }
 

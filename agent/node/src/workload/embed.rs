@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{BackendKind, Model, Quantization};
-use motley_scheduler_core::unit::Bytes;
+use motley_scheduler_core::document::{Model, Quantization};
 use serde::Serialize;
 
 use super::WorkloadError;
 use super::identity::AdapterFiles;
-use super::model::{TextModel, embed_window, open_device, open_model, shown_seconds};
+use super::model::{TextModel, embed_window, open_model, shown_seconds};
 use super::vectors::{Format, VectorFile, partial_of};
+use crate::devices::DeviceChoice;
 use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 use crate::runner::StopFlag;
 use crate::text::{DataError, Lines, Place, Row};
@@ -32,7 +32,7 @@ pub struct EmbedOptions {
     pub input: PathBuf,
     /// `.npy` or `.jsonl`.
     pub output: PathBuf,
-    pub threads: Option<u32>,
+    pub device: DeviceChoice,
 }
 
 /// What embedding a file came to.
@@ -169,7 +169,7 @@ fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Resu
     let mut fetched = |fetched: Fetched| progress(EmbedProgress::Downloading(fetched));
     let mut fetched = unstoppable(&mut fetched);
     let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
-    let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
+    let backend = options.device.open()?.backend;
     match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base),
         None => open.load(&backend, options.quantization, false),

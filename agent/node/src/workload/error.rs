@@ -5,6 +5,7 @@ use motley_scheduler_core::unit::Bytes;
 use super::checkpoint::ResumeError;
 use super::disk::DiskError;
 use super::identity::AdapterError;
+use crate::devices::DeviceError;
 use crate::models::ModelError;
 use crate::serve::ServeError;
 use crate::text::{DataError, Place, TextError};
@@ -30,6 +31,8 @@ pub enum WorkloadError {
     Compute(#[from] motley_ops::Error),
     #[error(transparent)]
     Device(#[from] motley_backends::Error),
+    #[error(transparent)]
+    Choice(#[from] DeviceError),
     #[error(
         "{place}: the vector holds NaN or infinity\n\
          hint: the model's weights are damaged or too large; take another copy of the model"

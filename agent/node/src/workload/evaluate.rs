@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use motley_backends::DeviceKind;
 use motley_ops::PassShape;
 use motley_ops::metric::Resampling;
 use motley_scheduler_core::document::evaluate::Bootstrap;
@@ -37,7 +38,7 @@ pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), Workload
         }
         _ => evaluate.quantization,
     };
-    if let Some(pass) = tasks.largest_pass(open.tokenizer.settings())? {
+    if let Some(pass) = tasks.largest_pass(open.tokenizer.settings(), job.planned_on().kind)? {
         job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
     }
     let loading = Instant::now();
@@ -116,12 +117,13 @@ impl TaskList {
     pub(crate) fn largest_pass(
         &self,
         settings: &crate::text::TextSettings,
+        kind: DeviceKind,
     ) -> Result<Option<PassShape>, WorkloadError> {
         let mut largest = None;
         for (task, data) in &self.tasks {
             let prompt = |name: &Option<String>| settings.prompt(name.as_deref()).map(str::len);
             let prompts = [prompt(&task.query_prompt)?, prompt(&task.document_prompt)?];
-            let pass = of_examples(&data.examples, ByteBound { longest: settings.max_length, prompts });
+            let pass = of_examples(&data.examples, ByteBound { longest: settings.max_length, prompts }, kind);
             largest = Some(largest.unwrap_or(pass).max(pass));
         }
         Ok(largest)

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use motley_scheduler_core::document::Model;
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{BackendKind, Model};
-use motley_scheduler_core::unit::Bytes;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
@@ -18,7 +17,8 @@ use super::WorkloadError;
 use super::dialect::{float32_config, module_files};
 use super::disk::{DiskError, at, write_atomically};
 use super::identity::AdapterFiles;
-use super::model::{OpenModel, TextModel, open_device, open_model};
+use super::model::{OpenModel, TextModel, open_model};
+use crate::devices::DeviceChoice;
 use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 
 /// What to export, and where to.
@@ -62,7 +62,7 @@ pub fn export_merged(
     let files = adapter.as_ref().map(|(files, _)| files);
     let mut fetched = unstoppable(progress);
     let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
-    let backend = open_device(BackendKind::Cpu, options.threads, Bytes(0))?;
+    let backend = DeviceChoice::cpu(options.threads).open()?.backend;
     let model = match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base)?,
         None => open.load(&backend, None, false)?,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use motley_backends::Backend;
-use motley_ops::{LoraConfig, ModelConfig, PassShape};
+use motley_ops::{LoraConfig, ModelConfig, PassShape, PlannedDevice};
 use motley_scheduler_core::document::{
     AdapterReference, BackendKind, Memory, Model, Quantization, Resources,
 };
@@ -14,9 +14,10 @@ use motley_scheduler_core::wire::agent::Progress;
 
 use super::WorkloadError;
 use super::identity::AdapterFiles;
-use super::model::{OpenModel, adapter_folder, open_device, open_model, places};
+use super::model::{OpenModel, adapter_folder, open_model, places};
 use super::plan::{EmbeddingShape, plan_embedding};
 use crate::agent::facts::available_memory;
+use crate::devices::choose::{DeviceAt, Opened, open_device};
 use crate::models::Fetched;
 use crate::runner::Context;
 
@@ -37,9 +38,27 @@ impl Job<'_> {
         let threads = asked.and_then(|resources| resources.threads).unwrap_or(context.spec.threads);
         let threads = threads.min(context.spec.threads);
         let allowed = allowed_memory(asked, assignment);
-        let backend = open_device(assignment.backend, Some(threads), allowed.unwrap_or(Bytes(0)))?;
-        tracing::info!(device = backend.info().name, threads = backend.info().threads, "device open");
+        let Opened { backend, note } = open_device(&DeviceAt {
+            backend: assignment.backend,
+            index: context.spec.device_index,
+            precision: context.document.model().precision,
+            threads: Some(threads),
+            memory: allowed.unwrap_or(Bytes(0)),
+        })?;
+        let info = backend.info();
+        let precision = info.precision.name();
+        tracing::info!(device = info.name, threads = info.threads, precision, "device open");
+        context.reporter.log(&format!("computing on {} in {precision}", info.name));
+        if let Some(note) = note {
+            context.reporter.log(&note);
+        }
         Ok(Job { context, allowed, backend })
+    }
+
+    /// What memory is planned for.
+    pub(crate) fn planned_on(&self) -> PlannedDevice {
+        let info = self.backend.info();
+        PlannedDevice { kind: info.kind, precision: info.precision }
     }
 
     /// Refuses a job that needs more than there is, before anything is loaded.
@@ -69,7 +88,8 @@ impl Job<'_> {
     ) -> Result<(), WorkloadError> {
         let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
         let config = ModelConfig::parse(&open.files.config)?;
-        let needed = plan_embedding(&config, &EmbeddingShape { quantization, adapter, pass })?;
+        let needed =
+            plan_embedding(&config, self.planned_on(), &EmbeddingShape { quantization, adapter, pass })?;
         self.check_memory(needed, "set [model] quantization = \"nf4\", or lower max_length")
     }
 

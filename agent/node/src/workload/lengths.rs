@@ -3,6 +3,7 @@
 //! Lengths are those of the tokenizer where it is at hand. Where it is not, or the texts are very many, a text counts
 //! with its bytes and the special tokens around it: a token stands for at least one byte of text.
 
+use motley_backends::DeviceKind;
 use motley_ops::{PassShape, StepShape};
 use motley_scheduler_core::document::train::Steps;
 
@@ -98,11 +99,11 @@ impl RowLengths {
     }
 
     /// The largest pass when anchors, then partners, of every `window` rows are embedded.
-    pub(crate) fn pairs(&self, window: usize) -> PassShape {
+    pub(crate) fn pairs(&self, window: usize, kind: DeviceKind) -> PassShape {
         let numbers: Vec<usize> = (0..self.ends.len()).collect();
         let side = |rows: &[usize], slot: usize| {
             let length = |row: &usize| self.row(*row).nth(slot).unwrap_or(0);
-            PassShape::of_embedding(rows.iter().map(length).collect::<Vec<_>>().into_iter())
+            PassShape::of_embedding(kind, rows.iter().map(length).collect::<Vec<_>>().into_iter())
         };
         let both = |rows: &[usize]| side(rows, 0).max(side(rows, 1));
         numbers.chunks(window).map(both).fold(PassShape::default(), PassShape::max)
@@ -130,14 +131,14 @@ impl Batch {
 }
 
 /// The largest pass of measuring a task.
-pub(crate) fn of_examples(examples: &Examples, bound: ByteBound) -> PassShape {
+pub(crate) fn of_examples(examples: &Examples, bound: ByteBound, kind: DeviceKind) -> PassShape {
     let of = |texts: &mut dyn Iterator<Item = &String>, side: usize| {
         let (mut count, mut longest, mut tokens) = (0, 0, 0);
         for text in texts {
             let length = bound.of(text, side);
             (count, longest, tokens) = (count + 1, longest.max(length), tokens + length);
         }
-        PassShape::bound_of_embedding(count, longest, tokens)
+        PassShape::bound_of_embedding(kind, count, longest, tokens)
     };
     match examples {
         Examples::Scored { pairs, .. } | Examples::Labelled { pairs, .. } => {
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn pairs_are_embedded_window_by_window() {
         let rows = rows(&[&[500, 7], &[500, 7], &[500, 7]]);
-        assert_eq!(rows.pairs(1024), PassShape { texts: 3, tokens: 1000 });
-        assert_eq!(rows.pairs(1), PassShape { texts: 1, tokens: 500 });
+        assert_eq!(rows.pairs(1024, DeviceKind::Cpu), PassShape { texts: 3, tokens: 1000 });
+        assert_eq!(rows.pairs(1, DeviceKind::Cpu), PassShape { texts: 1, tokens: 500 });
     }
 }

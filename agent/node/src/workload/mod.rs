@@ -47,7 +47,7 @@ use motley_scheduler_core::document::Workload;
 
 use crate::runner::Context;
 
-pub use bench::{BenchLine, BenchOptions, bench_encode, bench_train};
+pub use bench::{BenchLine, BenchOptions, KernelLine, bench_encode, bench_kernels, bench_train};
 pub use checkpoint::ResumeError;
 pub use compare::{CompareError, Comparison, compare};
 pub use disk::DiskError;

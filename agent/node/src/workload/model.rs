@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use motley_backends::{Backend, DeviceRequest};
+use motley_backends::Backend;
 use motley_ops::{
     Adapter, Encoder, LoadOptions, ModelConfig, ModelDropout, ModelFiles, Pooling, TokenizedText,
 };
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{BackendKind, Model, Quantization};
-use motley_scheduler_core::unit::Bytes;
+use motley_scheduler_core::document::{Model, Quantization};
 
 use super::WorkloadError;
 use super::identity::{AdapterFiles, BaseFacts, Recipe, preparation_sha256};
@@ -249,24 +248,6 @@ pub(crate) fn tokenize<T: AsRef<str> + Sync>(
     let mut encoded = None;
     backend.run_in_pool(&mut || encoded = Some(tokenizer.encode_all(texts, prompt)));
     Ok(encoded.expect("the pool has run the work")?)
-}
-
-/// Opens the device of an assignment.
-///
-/// # Errors
-/// A backend that this build lacks.
-pub(crate) fn open_device(
-    kind: BackendKind,
-    threads: Option<u32>,
-    memory: Bytes,
-) -> Result<Arc<dyn Backend>, WorkloadError> {
-    let request = DeviceRequest {
-        backend: kind.name().to_owned(),
-        threads: threads.map(|threads| threads.max(1) as usize),
-        memory_limit: (memory.0 > 0).then_some(memory.0),
-        ..DeviceRequest::default()
-    };
-    Ok(motley_backends::open(&request)?)
 }
 
 /// Where `file:` and `job:` models of a job lie.

@@ -8,9 +8,14 @@
 
 use std::path::Path;
 
-use motley_ops::{LoadOptions, LoraConfig, ModelConfig, ModelDropout, PassShape, PlanRequest, StepShape};
+use motley_backends::{DeviceKind, Precision};
+use motley_ops::{
+    LoadOptions, LoraConfig, ModelConfig, ModelDropout, PassShape, PlanRequest, PlannedDevice, StepShape,
+};
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{AdapterReference, Document, Quantization, Source, Train, Workload};
+use motley_scheduler_core::document::{
+    AdapterReference, BackendKind, Document, ModelPrecision, Quantization, Source, Train, Workload,
+};
 use motley_scheduler_core::unit::Bytes;
 
 use super::WorkloadError;
@@ -20,6 +25,7 @@ use super::order::DataOrder;
 use super::rows::{RowFile, RowForm};
 use super::train::settings::{lora_config, loss, quantization};
 use super::train::validation::WINDOW_ROWS;
+use crate::devices::choose::device_kind;
 
 /// Rounded up to this, so that figures are easy to speak of.
 const ROUNDING: u64 = 1 << 20;
@@ -47,15 +53,23 @@ pub(crate) struct EmbeddingShape {
 
 /// Device memory that a document's job needs at most: without a tokenizer each text counts with its bytes. `config_json`
 /// is the text of the model's config.json; files that the document names are looked for from `folder` on, and what
-/// cannot be read counts as the longest that is allowed: the job itself will say what is wrong with it.
+/// cannot be read counts as the longest that is allowed: the job itself will say what is wrong with it. `on` is the
+/// family of the device.
 ///
 /// # Errors
 /// A model that is not supported.
-pub fn plan_memory(document: &Document, config_json: &str, folder: &Path) -> Result<Bytes, WorkloadError> {
+pub fn plan_memory(
+    document: &Document,
+    config_json: &str,
+    folder: &Path,
+    on: BackendKind,
+) -> Result<Bytes, WorkloadError> {
     let model = ModelConfig::parse(config_json)?;
+    let on =
+        PlannedDevice { kind: device_kind(on), precision: likely_precision(document.model().precision, on) };
     let longest = document.model().max_length.map_or(model.max_positions(), |length| length as usize);
     let longest = longest.clamp(1, model.max_positions());
-    let any = PassShape::bound_of_embedding(usize::MAX, longest, usize::MAX);
+    let any = PassShape::bound_of_embedding(on.kind, usize::MAX, longest, usize::MAX);
     let (adapter, own) = match &document.workload {
         Workload::Train(train) => {
             let prompt = |name: &Option<String>| {
@@ -63,7 +77,7 @@ pub fn plan_memory(document: &Document, config_json: &str, folder: &Path) -> Res
             };
             let prompts = [prompt(&train.data.anchor_prompt), prompt(&train.data.other_prompt)];
             let bound = ByteBound { longest, prompts };
-            return plan_training(train, &model, submitted_training(train, folder, bound));
+            return plan_training(train, &model, on, submitted_training(train, folder, bound, on.kind));
         }
         Workload::Evaluate(evaluate) => (&evaluate.adapter, evaluate.quantization),
         Workload::Serve(serve) => (&serve.adapter, serve.quantization),
@@ -72,10 +86,19 @@ pub fn plan_memory(document: &Document, config_json: &str, folder: &Path) -> Res
         None => (None, own),
         Some(reference) => submitted_adapter(reference, folder),
     };
-    plan_embedding(&model, &EmbeddingShape { quantization, adapter, pass: any })
+    plan_embedding(&model, on, &EmbeddingShape { quantization, adapter, pass: any })
 }
 
-fn submitted_training(train: &Train, folder: &Path, bound: ByteBound) -> TrainingShape {
+/// What activations will be kept in, as far as it can be said without the device.
+fn likely_precision(asked: ModelPrecision, on: BackendKind) -> Precision {
+    match asked {
+        ModelPrecision::Bf16 => Precision::Bf16,
+        ModelPrecision::Auto if on == BackendKind::Cuda => Precision::Bf16,
+        ModelPrecision::F32 | ModelPrecision::Auto => Precision::F32,
+    }
+}
+
+fn submitted_training(train: &Train, folder: &Path, bound: ByteBound, kind: DeviceKind) -> TrainingShape {
     let rows = |name: &String| {
         let file = RowFile::open(&folder.join(name), name, RowForm::of(&train.loss)).ok()?;
         Some((file.count(), RowLengths::by_bytes(&file, bound).ok()?))
@@ -89,8 +112,8 @@ fn submitted_training(train: &Train, folder: &Path, bound: ByteBound) -> Trainin
         longest: bound.longest,
         tokens: (2 * batch).saturating_mul(bound.longest),
     };
-    let any = PassShape::bound_of_embedding(usize::MAX, bound.longest, usize::MAX);
-    let validation = |name| rows(name).map_or(any, |(_, lengths)| lengths.pairs(WINDOW_ROWS as usize));
+    let any = PassShape::bound_of_embedding(kind, usize::MAX, bound.longest, usize::MAX);
+    let validation = |name| rows(name).map_or(any, |(_, lengths)| lengths.pairs(WINDOW_ROWS as usize, kind));
     TrainingShape {
         step: step.unwrap_or_else(|| pairs.step(train.steps.token_budget as usize)),
         validation: train.data.validation.as_ref().map_or_else(PassShape::default, validation),
@@ -126,22 +149,25 @@ fn submitted_adapter(
 pub(crate) fn plan_training(
     train: &Train,
     model: &ModelConfig,
+    on: PlannedDevice,
     shape: TrainingShape,
 ) -> Result<Bytes, WorkloadError> {
     let quantization = quantization(&train.adapter);
     let adapter = lora_config(&train.adapter);
     let request = PlanRequest {
+        device: on,
         options: options(quantization, train.model.dropout_from_config),
         adapter: Some(adapter.clone()),
         embedding: shape.validation,
         training: Some((shape.step, loss(&train.loss))),
+        checkpoint_layers: false,
     };
     let mut needed = peak(model, &request)?;
     if let Some(pass) = shape.measuring {
         let adapter = Some(adapter);
         for quantization in [quantization, None] {
             let shape = EmbeddingShape { quantization, adapter: adapter.clone(), pass };
-            needed = needed.max(plan_embedding(model, &shape)?);
+            needed = needed.max(plan_embedding(model, on, &shape)?);
         }
     }
     Ok(needed)
@@ -149,12 +175,18 @@ pub(crate) fn plan_training(
 
 /// # Errors
 /// An adapter that the model cannot take.
-pub(crate) fn plan_embedding(model: &ModelConfig, shape: &EmbeddingShape) -> Result<Bytes, WorkloadError> {
+pub(crate) fn plan_embedding(
+    model: &ModelConfig,
+    on: PlannedDevice,
+    shape: &EmbeddingShape,
+) -> Result<Bytes, WorkloadError> {
     let request = PlanRequest {
+        device: on,
         options: options(shape.quantization, false),
         adapter: shape.adapter.clone(),
         embedding: shape.pass,
         training: None,
+        checkpoint_layers: false,
     };
     peak(model, &request)
 }
@@ -182,6 +214,7 @@ mod tests {
     const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6,
         "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 30522,
         "max_position_embeddings": 512}"#;
+    const ON: BackendKind = BackendKind::Cpu;
     const TRAIN: &str = r#"version = 1
 kind = "train"
 name = "x"
@@ -201,7 +234,7 @@ token_budget = 16384
     const SERVE: &str = "version = 1\nkind = \"serve\"\nname = \"x\"\n[model]\nsource = \"a/b\"\n";
 
     fn needed(text: &str, folder: &Path) -> u64 {
-        plan_memory(&Document::parse(text).unwrap(), CONFIG, folder).unwrap().0
+        plan_memory(&Document::parse(text).unwrap(), CONFIG, folder, ON).unwrap().0
     }
 
     #[test]
@@ -218,7 +251,7 @@ token_budget = 16384
         let text = TRAIN.replace("token_budget = 16384", small).replace("batch_size = 32", "batch_size = 2");
         let text = text.replace("max_length = 128", "max_length = 8");
         let with = Document::parse(&text.replace("name = \"x\"", measured)).unwrap();
-        let with = plan_memory(&with, CONFIG, Path::new("/nowhere")).unwrap().0;
+        let with = plan_memory(&with, CONFIG, Path::new("/nowhere"), ON).unwrap().0;
         assert!(with > 90 << 20, "measured on the full-precision base: {with}");
     }
 

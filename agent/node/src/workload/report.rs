@@ -76,6 +76,9 @@ pub struct ModelFacts {
     pub prompts: BTreeMap<String, String>,
     pub backend: String,
     pub device: String,
+    /// What activations were kept in.
+    #[serde(default)]
+    pub precision: String,
     /// Runs agree to the bit where this is equal.
     pub numerics_class: String,
 }
@@ -173,6 +176,7 @@ impl Report {
                 prompts: open.tokenizer.settings().prompts.clone(),
                 backend: context.spec.assignment.backend.name().to_owned(),
                 device: info.name.clone(),
+                precision: info.precision.name().to_owned(),
                 numerics_class: info.numerics_class.clone(),
             },
             adapter: None,

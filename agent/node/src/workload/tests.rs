@@ -75,6 +75,7 @@ impl Attempt {
         };
         let spec = RunnerSpec {
             assignment,
+            device_index: 0,
             node: "here".into(),
             threads: 2,
             keep_running: Span::from_seconds(600),

@@ -223,6 +223,8 @@ static inline T min(T a, T b) { return b < a ? b : a; }
 template <typename T>
 static inline T max(T a, T b) { return a < b ? b : a; }
 
+static inline float fast_exp2(float x) { return exp2f(x); }
+
 // Round to nearest, ties to even; NaN stays NaN.
 static inline unsigned short to_bf16(float x) {
     unsigned bits = __float_as_uint(x);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::state::JobPhase;
 use super::*;
 use crate::artifact::ArtifactKind;
-use crate::wire::agent::{AttemptPhase, AttemptReport, DeviceFacts};
+use crate::wire::agent::{AttemptPhase, AttemptReport, DeviceDetails, DeviceFacts};
 use crate::wire::client::NodeState;
 use crate::wire::codec::journal::{decode_change, encode_change};
 
@@ -177,6 +177,22 @@ impl World {
             memory: Bytes(64 * GIB),
         };
         let attempts = self.reports(node);
+        if node.0.is_multiple_of(2) {
+            let details = facts.devices.iter().map(|device| DeviceDetails {
+                index: device.index,
+                backend_index: 0,
+                driver: "driver".into(),
+                capability: "capability".into(),
+                precisions: vec!["f32".into()],
+                is_software: false,
+                same_card: None,
+                gemm: Some(node.0 << (40 - device.index)),
+                nf4: None,
+                bandwidth: None,
+            });
+            let details = details.collect();
+            return self.say(node, FromAgent::ReportDevices { facts, details, attempts });
+        }
         self.say(node, FromAgent::Report { facts, attempts });
     }
 
@@ -318,7 +334,7 @@ fn every_history_can_be_replayed_and_every_job_ends() {
         assert!(world.cluster.nodes().iter().all(|node| node.state == NodeState::Ready));
         seen.extend(world.journal.iter().map(Change::name));
     }
-    assert_eq!(seen.len(), 14, "the histories meet every change: {seen:?}");
+    assert_eq!(seen.len(), 16, "the histories meet every change: {seen:?}");
 }
 
 #[test]

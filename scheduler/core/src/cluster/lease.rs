@@ -63,16 +63,24 @@ impl Cluster {
                 continue;
             };
             let first = devices.len();
+            let leased = |device| self.state.leased.get(&(*id, device)).copied().unwrap_or_default();
             devices.extend(facts.devices.iter().map(|device| {
-                let (leased, count) =
-                    self.state.leased.get(&(*id, device.index)).copied().unwrap_or_default();
+                let details = node.details.iter().find(|details| details.index == device.index);
+                let same_card = details.and_then(|details| details.same_card);
+                let (own, other) = (leased(device.index), same_card.map(leased).unwrap_or_default());
+                let taken = own.0.0.saturating_add(other.0.0);
                 Device {
                     node: *id,
                     device: device.index,
                     backend: device.backend,
+                    // An agent that tells no details has one device of a backend.
+                    index: details.map_or(0, |details| details.backend_index),
                     total: device.memory,
-                    free: Bytes(device.memory.0.saturating_sub(leased.0)),
-                    idle: count == 0,
+                    free: Bytes(device.memory.0.saturating_sub(taken)),
+                    attempts: own.1 + other.1,
+                    is_software: details.is_some_and(|details| details.is_software),
+                    speed: details.and_then(|details| details.gemm),
+                    same_card,
                 }
             }));
             devices[first..].sort_by_key(|device: &Device| device.device);

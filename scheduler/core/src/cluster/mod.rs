@@ -35,11 +35,11 @@ pub use submit::WAITING_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactRef, FileEntry};
-use crate::document::{BackendKind, Priority, Resources};
+use crate::document::{BackendKind, Choice, Priority, Resources};
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, ContentHash, Epoch, JobId, NodeId};
 use crate::unit::{Bytes, Moment, Span};
-use crate::wire::agent::{FromAgent, NodeFacts, Outcome, ToAgent};
+use crate::wire::agent::{DeviceDetails, FromAgent, NodeFacts, Outcome, ToAgent};
 use crate::wire::client::{Refusal, TokenGrant};
 
 /// Chosen by the head to find the asker again; never stored.
@@ -177,6 +177,16 @@ pub enum Change {
         attempt: AttemptId,
         at: Moment,
     },
+    /// What the alternatives of the job's resources say of devices, beside their backends.
+    ChoiceAdded {
+        job: JobId,
+        choices: Vec<Choice>,
+    },
+    /// Of the devices in the node's report before.
+    DevicesReported {
+        node: NodeId,
+        details: Vec<DeviceDetails>,
+    },
 }
 
 impl Change {
@@ -197,6 +207,8 @@ impl Change {
             Change::TokenUsed { .. } => "TokenUsed",
             Change::TokenExpired { .. } => "TokenExpired",
             Change::AttemptRevived { .. } => "AttemptRevived",
+            Change::ChoiceAdded { .. } => "ChoiceAdded",
+            Change::DevicesReported { .. } => "DevicesReported",
         }
     }
 }

@@ -7,7 +7,9 @@ use super::{Action, Change, Handled};
 use crate::artifact::ArtifactRef;
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, Epoch, NodeId};
-use crate::wire::agent::{AttemptPhase, AttemptReport, FromAgent, NodeFacts, Outcome, ToAgent};
+use crate::wire::agent::{
+    AttemptPhase, AttemptReport, DeviceDetails, FromAgent, NodeFacts, Outcome, ToAgent,
+};
 use crate::wire::client::NodeState;
 
 impl Cluster {
@@ -35,7 +37,8 @@ impl Cluster {
     pub(super) fn hear(&mut self, out: &mut Handled, node: NodeId, message: FromAgent) {
         let now = self.live.now;
         let Some(live) = self.live.nodes.get_mut(&node).filter(|live| live.connected) else { return };
-        if !live.reported && !matches!(message, FromAgent::Report { .. }) {
+        let is_report = matches!(message, FromAgent::Report { .. } | FromAgent::ReportDevices { .. });
+        if !live.reported && !is_report {
             let reason = "the first message of a connection is a report".to_owned();
             out.actions.push(Action::Disconnect { node, reason });
             return;
@@ -46,7 +49,14 @@ impl Cluster {
         self.live.look_again |= was_away;
         self.listen_for(node);
         match message {
-            FromAgent::Report { facts, attempts } => self.reconcile(out, node, facts, &attempts),
+            FromAgent::Report { facts, attempts } => {
+                self.take_facts(out, node, facts, Vec::new());
+                self.reconcile(out, node, &attempts);
+            }
+            FromAgent::ReportDevices { facts, details, attempts } => {
+                self.take_facts(out, node, facts, details);
+                self.reconcile(out, node, &attempts);
+            }
             FromAgent::Beat { attempts } => self.renew(out, node, &attempts),
             FromAgent::Attempt(report) => {
                 self.note(out, node, &report);
@@ -91,12 +101,22 @@ impl Cluster {
         self.due_by(suspect.min(self.live.lost_at(live, &self.clocks)));
     }
 
-    /// The first report of a connection: what we think runs there meets what does.
-    fn reconcile(&mut self, out: &mut Handled, node: NodeId, facts: NodeFacts, attempts: &[AttemptReport]) {
+    /// Records what has changed since the node's last report.
+    fn take_facts(&mut self, out: &mut Handled, node: NodeId, facts: NodeFacts, details: Vec<DeviceDetails>) {
         let at = self.live.now;
-        if self.state.nodes.get(&node).is_some_and(|known| known.facts.as_ref() != Some(&facts)) {
-            self.record(out, Change::NodeReported { node, facts, at });
+        let Some(known) = self.state.nodes.get(&node) else { return };
+        let (same_facts, same_details) = (known.facts.as_ref() == Some(&facts), known.details == details);
+        if same_facts && same_details {
+            return;
         }
+        self.record(out, Change::NodeReported { node, facts, at });
+        if !details.is_empty() {
+            self.record(out, Change::DevicesReported { node, details });
+        }
+    }
+
+    /// The first report of a connection: what we think runs there meets what does.
+    fn reconcile(&mut self, out: &mut Handled, node: NodeId, attempts: &[AttemptReport]) {
         if let Some(live) = self.live.nodes.get_mut(&node) {
             live.reported = true;
         }

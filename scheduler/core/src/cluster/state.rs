@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Submission};
 use crate::artifact::{ArtifactKind, ArtifactRef};
-use crate::document::{BackendKind, Priority};
+use crate::document::{BackendKind, Choice, Priority};
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, ContentHash, Epoch, JobId, NodeId};
 use crate::unit::{Bytes, Moment};
-use crate::wire::agent::{NodeFacts, Outcome};
+use crate::wire::agent::{DeviceDetails, NodeFacts, Outcome};
 use crate::wire::client::TokenGrant;
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,6 +66,8 @@ pub(super) struct Node {
     pub added: Moment,
     /// Nothing before the first report.
     pub facts: Option<NodeFacts>,
+    /// Of the devices in `facts`; none from an agent that tells none.
+    pub details: Vec<DeviceDetails>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -128,17 +130,19 @@ impl State {
                 self.set_phase(*job, phase, change)
             }
             Change::NodeAdded { node, name, at } => {
-                let added = Node { name: name.clone(), added: *at, facts: None };
+                let added = Node { name: name.clone(), added: *at, facts: None, details: Vec::new() };
                 match self.nodes.insert(*node, added) {
                     None => Ok(()),
                     Some(_) => Err(duplicate(change, format!("node {node}"))),
                 }
             }
-            Change::NodeReported { node, facts, at: _ } => {
-                let known = self.nodes.get_mut(node);
-                known.ok_or_else(|| missing(change, format!("node {node}")))?.facts = Some(facts.clone());
-                Ok(())
+            Change::NodeReported { node, facts, at: _ } => self.node(*node, change).map(|known| {
+                (known.facts, known.details) = (Some(facts.clone()), Vec::new());
+            }),
+            Change::DevicesReported { node, details } => {
+                self.node(*node, change).map(|known| known.details.clone_from(details))
             }
+            Change::ChoiceAdded { job, choices } => self.choose(*job, choices, change),
             Change::TokenAdded { secret_hash, grants, expires } => {
                 let record = TokenRecord { grants: grants.clone(), expires: *expires, used: false };
                 self.tokens.insert(*secret_hash, record);
@@ -171,6 +175,14 @@ impl State {
             None => Ok(()),
             Some(_) => Err(ReplayError::Duplicate { change: "JobAdded", what: format!("job {id}") }),
         }
+    }
+
+    fn choose(&mut self, job: JobId, choices: &[Choice], change: &Change) -> Result<(), ReplayError> {
+        let resources = &mut self.job(job, change)?.submission.resources;
+        for (resources, choice) in resources.iter_mut().zip(choices) {
+            resources.choose(choice);
+        }
+        Ok(())
     }
 
     fn lease(&mut self, id: AttemptId, mut lease: Attempt, change: &Change) -> Result<(), ReplayError> {
@@ -237,6 +249,10 @@ impl State {
             self.active.insert(id);
         }
         Ok(())
+    }
+
+    fn node(&mut self, id: NodeId, change: &Change) -> Result<&mut Node, ReplayError> {
+        self.nodes.get_mut(&id).ok_or_else(|| missing(change, format!("node {id}")))
     }
 
     fn job(&mut self, id: JobId, change: &Change) -> Result<&mut Job, ReplayError> {

@@ -6,7 +6,7 @@ use super::machine::Cluster;
 use super::state::JobPhase;
 use super::{Action, Change, Handled, Submission, Ticket};
 use crate::artifact::FileEntry;
-use crate::document::{Document, FileRole, Memory, Resources, Workload};
+use crate::document::{Choice, Document, FileRole, Memory, Resources, Workload};
 use crate::id::JobId;
 use crate::unit::Bytes;
 use crate::wire::agent::{Outcome, ToAgent};
@@ -62,7 +62,12 @@ impl Cluster {
             return out.refuse(ticket, refusal);
         }
         let job = JobId(self.state.jobs.last_key_value().map_or(1, |(last, _)| last.0 + 1));
+        let mut submission = submission;
+        let choices: Vec<Choice> = submission.resources.iter_mut().map(Resources::take_choice).collect();
         self.record(out, Change::JobAdded { job, submission, at: self.live.now });
+        if choices.iter().any(|choice| *choice != Choice::default()) {
+            self.record(out, Change::ChoiceAdded { job, choices });
+        }
         out.actions.push(Action::Submitted { ticket, job });
         self.live.look_again = true;
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::artifact::ArtifactKind;
-use crate::wire::agent::{Assignment, AttemptPhase, AttemptReport, DeviceFacts};
+use crate::wire::agent::{Assignment, AttemptPhase, AttemptReport, DeviceDetails, DeviceFacts};
 use crate::wire::client::{JobState, JobView, NodeState, RefusalKind};
 
 const GIB: u64 = 1 << 30;

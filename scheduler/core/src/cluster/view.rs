@@ -7,7 +7,7 @@ use crate::artifact::ArtifactRef;
 use crate::id::{AttemptId, JobId, NodeId};
 use crate::place::Places;
 use crate::unit::Bytes;
-use crate::wire::agent::{AttemptPhase, DeviceFacts, Outcome};
+use crate::wire::agent::{AttemptPhase, DeviceDetails, DeviceFacts, Outcome};
 use crate::wire::client::{AttemptView, DeviceView, JobState, JobView, NodeView, StatusView};
 
 impl Cluster {
@@ -50,6 +50,11 @@ impl Cluster {
             }
         };
         self.state.nodes.iter().map(view).collect()
+    }
+
+    /// What each node's agent has told of its devices.
+    pub fn devices(&self) -> Vec<(NodeId, Vec<DeviceDetails>)> {
+        self.state.nodes.iter().map(|(id, node)| (*id, node.details.clone())).collect()
     }
 
     pub fn status(&self, build: &str) -> StatusView {

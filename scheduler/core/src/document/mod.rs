@@ -22,9 +22,9 @@ mod workload;
 pub use error::DocumentError;
 pub use evaluate::{Evaluate, Task, TaskKind};
 pub use files::{FileReference, FileRole};
-pub use model::{AdapterReference, Model, Quantization, Source};
+pub use model::{AdapterReference, Model, ModelPrecision, Quantization, Source};
 pub use overrides::apply_overrides;
-pub use resources::{BackendKind, DeviceCount, Memory, Priority, Resources};
+pub use resources::{BackendKind, Choice, DeviceCount, Memory, Priority, Resources};
 pub use serve::{Serve, Truncate};
 pub use train::Train;
 

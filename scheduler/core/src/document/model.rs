@@ -39,6 +39,30 @@ pub struct Model {
     pub prompts: BTreeMap<String, String>,
     /// `dropout = "config"`: the frozen base drops out as its config says. Default off.
     pub dropout_from_config: bool,
+    /// What activations are kept in. Default auto.
+    pub precision: ModelPrecision,
+}
+
+/// `precision` of `[model]` (`torch_dtype` elsewhere).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModelPrecision {
+    /// What the device is fastest in without loss of quality: bf16 on cuda where the card has it, else f32.
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl ModelPrecision {
+    pub const ALL: [ModelPrecision; 3] = [ModelPrecision::Auto, ModelPrecision::F32, ModelPrecision::Bf16];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ModelPrecision::Auto => "auto",
+            ModelPrecision::F32 => "f32",
+            ModelPrecision::Bf16 => "bf16",
+        }
+    }
 }
 
 /// How frozen linear weights are kept.

@@ -1,6 +1,6 @@
 //! Strict parsing of job documents: the tables that all kinds share. [`super::workload`] has the rest.
 
-use super::model::{AdapterReference, Model, Quantization, Source, parse_source};
+use super::model::{AdapterReference, Model, ModelPrecision, Quantization, Source, parse_source};
 use super::reader::{Found, Reader, Table, tree};
 use super::resources::{BackendKind, DeviceCount, Memory, Priority, Resources};
 use super::{Document, DocumentError, model::AdapterBase, workload};
@@ -40,7 +40,10 @@ fn one_resources(table: &Table<'_>) -> Result<Resources, DocumentError> {
         resources.devices = device_count(&found)?;
     }
     if let Some(found) = table.get("backend") {
-        resources.backend = backends(&found)?;
+        (resources.backend, resources.fastest) = backends(&found)?;
+    }
+    if let Some(found) = table.get("device") {
+        resources.device = indices(&found)?;
     }
     if let Some(found) = table.get("memory") {
         resources.memory = match found.text()? {
@@ -68,10 +71,19 @@ fn device_count(found: &Found<'_>) -> Result<DeviceCount, DocumentError> {
     parsed.filter(possible).ok_or_else(|| found.bad_value())
 }
 
-fn backends(found: &Found<'_>) -> Result<Vec<BackendKind>, DocumentError> {
+/// Which backends, and whether the fastest of them is meant instead of the first.
+fn backends(found: &Found<'_>) -> Result<(Vec<BackendKind>, bool), DocumentError> {
     const NAMES: &[&str] = &["cuda", "wgpu", "cpu"];
+    const NAMES_ALONE: &[&str] = &["auto", "cuda", "wgpu", "cpu"];
+    let texts = match found.value() {
+        toml::de::DeValue::String(_) => vec![found.one_of(found.text()?, NAMES_ALONE)?],
+        _ => found.texts()?,
+    };
+    if texts == ["auto"] && !matches!(found.value(), toml::de::DeValue::Array(_)) {
+        return Ok((BackendKind::ALL.to_vec(), true));
+    }
     let mut backends = Vec::new();
-    for text in found.texts()? {
+    for text in texts {
         let kind = match found.one_of(text, NAMES)? {
             "cuda" => BackendKind::Cuda,
             "wgpu" => BackendKind::Wgpu,
@@ -82,7 +94,31 @@ fn backends(found: &Found<'_>) -> Result<Vec<BackendKind>, DocumentError> {
         }
         backends.push(kind);
     }
-    if backends.is_empty() { Err(found.bad_value()) } else { Ok(backends) }
+    if backends.is_empty() { Err(found.bad_value()) } else { Ok((backends, false)) }
+}
+
+/// `device = 1` or `device = [0, 1]`.
+fn indices(found: &Found<'_>) -> Result<Vec<u32>, DocumentError> {
+    use toml::de::DeValue;
+    const INDEX_MAX: u32 = 4095;
+    let index = |value: &DeValue<'_>| match value {
+        DeValue::Integer(index) => index
+            .to_string()
+            .parse()
+            .ok()
+            .filter(|index| *index <= INDEX_MAX)
+            .ok_or_else(|| found.bad_value()),
+        _ => Err(found.wrong_type()),
+    };
+    let indices: Vec<u32> = match found.value() {
+        DeValue::Array(items) => items.iter().map(|item| index(item.get_ref())).collect::<Result<_, _>>()?,
+        other => vec![index(other)?],
+    };
+    let distinct: std::collections::BTreeSet<_> = indices.iter().collect();
+    match indices.is_empty() || distinct.len() != indices.len() {
+        true => Err(found.bad_value()),
+        false => Ok(indices),
+    }
 }
 
 /// `[model]`.
@@ -114,6 +150,11 @@ pub(super) fn model(reader: &Reader<'_>) -> Result<Model, DocumentError> {
         max_length: max_length.map(|length| length as u32),
         prompts: prompts.into_iter().collect(),
         dropout_from_config: table.choice("dropout", "off")? == "config",
+        precision: match table.choice("precision", "auto")? {
+            "f32" => ModelPrecision::F32,
+            "bf16" => ModelPrecision::Bf16,
+            _ => ModelPrecision::Auto,
+        },
     })
 }
 

@@ -43,12 +43,26 @@ pub enum Memory {
 pub struct Resources {
     /// Default 1.
     pub devices: DeviceCount,
-    /// In order of preference; default cuda, wgpu, cpu.
+    /// In order of preference, unless `fastest`.
     pub backend: Vec<BackendKind>,
     /// Default auto.
     pub memory: Memory,
     /// Worker threads of the cpu backend; default: all cores of the node.
     pub threads: Option<u32>,
+    /// `backend = "auto"`, the default: of all devices the one that was measured to be the fastest. Not part of the
+    /// journal's older record: [`Choice`] carries it.
+    #[serde(skip)]
+    pub fastest: bool,
+    /// `device = 1`: these of the backend's devices alone; default: any. Carried as `fastest`.
+    #[serde(skip)]
+    pub device: Vec<u32>,
+}
+
+/// What an alternative says of the choice among devices, beside its backends.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Choice {
+    pub fastest: bool,
+    pub device: Vec<u32>,
 }
 
 impl BackendKind {
@@ -63,6 +77,23 @@ impl BackendKind {
     }
 }
 
+impl Resources {
+    /// Takes the choice out, and leaves the one of [`Choice::default`].
+    pub fn take_choice(&mut self) -> Choice {
+        Choice { fastest: std::mem::take(&mut self.fastest), device: std::mem::take(&mut self.device) }
+    }
+
+    pub fn choose(&mut self, choice: &Choice) {
+        self.fastest = choice.fastest;
+        self.device.clone_from(&choice.device);
+    }
+
+    /// Whether a device of the backend, by its index among them, may be taken.
+    pub fn takes(&self, backend: BackendKind, index: u32) -> bool {
+        self.backend.contains(&backend) && (self.device.is_empty() || self.device.contains(&index))
+    }
+}
+
 impl Default for Resources {
     fn default() -> Self {
         Resources {
@@ -70,6 +101,8 @@ impl Default for Resources {
             backend: BackendKind::ALL.to_vec(),
             memory: Memory::Auto,
             threads: None,
+            fastest: true,
+            device: Vec::new(),
         }
     }
 }

@@ -71,6 +71,49 @@ fn complaint(kind: &str, key: &str, value: &str) -> String {
 }
 
 #[test]
+fn devices_are_chosen_by_backend_index_and_speed() {
+    use BackendKind::{Cpu, Cuda, Wgpu};
+    let resources = |key: &str, value: &str| {
+        let text = with(smallest("train"), key, value);
+        Document::parse(&text).unwrap_or_else(|error| panic!("{error}")).resources.remove(0)
+    };
+    for (value, backend, fastest) in [
+        ("auto", &[Cuda, Wgpu, Cpu][..], true),
+        ("wgpu", &[Wgpu], false),
+        ("[\"cpu\", \"cuda\"]", &[Cpu, Cuda], false),
+    ] {
+        let resources = resources("resources.backend", value);
+        assert_eq!((&resources.backend[..], resources.fastest), (backend, fastest), "{value}");
+    }
+    assert!(Document::parse(smallest("train")).unwrap().resources[0].fastest, "auto is the default");
+    assert_eq!(resources("resources.device", "1").device, [1]);
+    let two = resources("resources.device", "[3, 0]");
+    assert_eq!(two.device, [3, 0]);
+    assert!(two.takes(Cuda, 0) && !two.takes(Cuda, 1) && Resources::default().takes(Cpu, 9));
+    for precision in ModelPrecision::ALL {
+        let text = with(smallest("train"), "model.precision", precision.name());
+        assert_eq!(Document::parse(&text).unwrap().model().precision, precision);
+    }
+}
+
+#[test]
+fn devices_that_cannot_be_meant_are_told_with_what_can() {
+    for (key, value, said) in [
+        ("resources.backend", "[\"cuda\", \"cuda\"]", "a list out of"),
+        ("resources.backend", "[\"auto\"]", "`resources.backend` is \"auto\""),
+        ("resources.backend", "cude", "hint: did you mean `cuda`?"),
+        ("resources.device", "[]", "an index from 0 to 4095, or a list of them"),
+        ("resources.device", "[1, 1]", "an index from 0 to 4095, or a list of them"),
+        ("resources.device", "4096", "`resources.device` is 4096"),
+        ("resources.device", "cuda:0", "an index from 0 to 4095, or a list of them"),
+        ("model.precision", "f16", "`model.precision` is \"f16\", but has to be \"auto\" or \"f32\""),
+    ] {
+        let text = complaint("train", key, value);
+        assert!(text.contains(said), "{key} = {value}:\n  {text}\n  {said}");
+    }
+}
+
+#[test]
 fn parses_the_document_of_the_design() {
     let text = r#"
 version = 1
@@ -327,7 +370,6 @@ fn mistakes_are_told_with_line_and_remedy() {
         ("train", "version", "2", "line 1: `version` is 2, but has to be 1, the only version there is"),
         ("train", "resources.devices", "8..2", "or a range such as \"1..8\""),
         ("train", "adapter.kind", "full", "`adapter.kind` is \"full\", but has to be \"lora\" or \"qlora\""),
-        ("train", "resources.backend", "[\"cuda\", \"cuda\"]", "a list out of"),
         ("evaluate", "adapter.source", "org/adapter", "job:ID or file:PATH"),
         ("evaluate", "evaluate.1.name", "test", "line 14: a second `[[evaluate]]` is named `test`"),
         ("evaluate", "evaluate.0.data", "/", "hint: add `name = ...`"),

@@ -48,6 +48,13 @@ pub enum FromAgent {
     RenewCertificate {
         certificate_request: Vec<u8>,
     },
+    /// In place of `Report`: the devices with all that is known of them.
+    ReportDevices {
+        facts: NodeFacts,
+        /// One for each of the devices in `facts`.
+        details: Vec<DeviceDetails>,
+        attempts: Vec<AttemptReport>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,6 +121,29 @@ pub struct DeviceFacts {
     pub backend: BackendKind,
     pub name: String,
     pub memory: Bytes,
+}
+
+/// What else is known of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceDetails {
+    /// That of its [`DeviceFacts`].
+    pub index: u32,
+    /// Among the node's devices of its backend.
+    pub backend_index: u32,
+    pub driver: String,
+    pub capability: String,
+    /// `f32`, `bf16`; the fastest first.
+    pub precisions: Vec<String>,
+    /// Computes on the processor: never taken unless it is asked for.
+    pub is_software: bool,
+    /// The device of another backend that is the same card; both have one memory.
+    pub same_card: Option<u32>,
+    /// Operations a second of products, in the precision that `precision = "auto"` takes.
+    pub gemm: Option<u64>,
+    /// The same with NF4 weights.
+    pub nf4: Option<u64>,
+    /// Bytes a second.
+    pub bandwidth: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::{DeviceFacts, Progress};
+use super::agent::{DeviceDetails, DeviceFacts, Progress};
 use crate::artifact::{ArtifactRef, FileEntry};
 use crate::authorize::Role;
 use crate::document::{BackendKind, Priority};
@@ -53,6 +53,8 @@ pub enum FromClient {
         before: Option<JobId>,
         count: u32,
     },
+    /// What nodes have told of their devices beside what `Nodes` shows.
+    Devices,
 }
 
 /// What a join token makes of its bearer.
@@ -64,17 +66,30 @@ pub enum TokenGrant {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToClient {
-    Submitted { job: JobId },
+    Submitted {
+        job: JobId,
+    },
     Jobs(Vec<JobView>),
     Job(Box<JobView>),
-    Cancelled { job: JobId },
-    Log { attempt: AttemptId, offset: u64, bytes: Vec<u8> },
+    Cancelled {
+        job: JobId,
+    },
+    Log {
+        attempt: AttemptId,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     Done,
     Nodes(Vec<NodeView>),
     Artifacts(Vec<ArtifactRef>),
-    Token { token: String, valid: Span },
+    Token {
+        token: String,
+        valid: Span,
+    },
     Status(StatusView),
     Refused(Refusal),
+    /// None of a node whose agent tells none.
+    Devices(Vec<(NodeId, Vec<DeviceDetails>)>),
 }
 
 /// Why a request was not served.

@@ -12,7 +12,7 @@ use super::join::*;
 use crate::artifact::{ArtifactKind, ArtifactRef, FileEntry};
 use crate::authorize::Role;
 use crate::cluster::{Change, Submission};
-use crate::document::{BackendKind, DeviceCount, Memory, Priority, Resources};
+use crate::document::{BackendKind, Choice, DeviceCount, Memory, Priority, Resources};
 use crate::failure::FailureReason;
 use crate::id::{AttemptId, ContentHash, Epoch, JobId, NodeId};
 use crate::unit::{Bytes, Moment, Span};
@@ -75,6 +75,21 @@ fn facts() -> NodeFacts {
         devices: vec![device],
         cores: 8,
         memory: Bytes(1 << 35),
+    }
+}
+
+fn details() -> DeviceDetails {
+    DeviceDetails {
+        index: 1,
+        backend_index: 0,
+        driver: "d".into(),
+        capability: "x86_64".into(),
+        precisions: vec!["f32".into()],
+        is_software: true,
+        same_card: Some(2),
+        gemm: Some(1 << 40),
+        nf4: None,
+        bandwidth: Some(1 << 33),
     }
 }
 
@@ -148,9 +163,20 @@ fn bytes_between_agent_and_scheduler_are_pinned() {
         FromAgent::Ended { attempt, epoch, outcome: failed(), output: Some(OUTPUT) },
         FromAgent::Log { attempt, epoch, offset: 1 << 33, bytes: b"line\n".to_vec() },
         FromAgent::RenewCertificate { certificate_request: vec![0x30, 0] },
+        FromAgent::ReportDevices { facts: facts(), details: vec![details()], attempts: vec![] },
     ];
     check!(
-        FromAgent { Report, Beat, Attempt, Progress, CheckpointStored, Ended, Log, RenewCertificate },
+        FromAgent {
+            Report,
+            Beat,
+            Attempt,
+            Progress,
+            CheckpointStored,
+            Ended,
+            Log,
+            RenewCertificate,
+            ReportDevices,
+        },
         Limit::Agent,
         check_from
     );
@@ -201,7 +227,8 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             Artifacts,
             CreateToken,
             Status,
-            JobsBefore
+            JobsBefore,
+            Devices
         },
         Limit::Client,
         vec![
@@ -220,6 +247,7 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             FromClient::CreateToken { grants, valid: SECOND },
             FromClient::Status,
             FromClient::JobsBefore { before: Some(job), count: 100 },
+            FromClient::Devices,
         ]
     );
     let node = NodeView {
@@ -239,7 +267,20 @@ fn bytes_between_client_and_scheduler_are_pinned() {
     let status = StatusView { build: "0.1.0".into(), started: Moment(1), now: Moment(2), jobs: 3, nodes: 4 };
     let refusal = Refusal::new(RefusalKind::Denied, "no").with_hint("ask");
     check!(
-        ToClient { Submitted, Jobs, Job, Cancelled, Log, Done, Nodes, Artifacts, Token, Status, Refused },
+        ToClient {
+            Submitted,
+            Jobs,
+            Job,
+            Cancelled,
+            Log,
+            Done,
+            Nodes,
+            Artifacts,
+            Token,
+            Status,
+            Refused,
+            Devices
+        },
         Limit::Client,
         vec![
             ToClient::Submitted { job },
@@ -253,6 +294,7 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             ToClient::Token { token: "motley1.x.y".into(), valid: SECOND },
             ToClient::Status(status),
             ToClient::Refused(refusal),
+            ToClient::Devices(vec![(NodeId(3), vec![details()])]),
         ]
     );
 }
@@ -328,6 +370,8 @@ fn bytes_of_the_journal_are_pinned() {
             backend: BackendKind::ALL.to_vec(),
             memory: Memory::Exact(Bytes(4)),
             threads: Some(2),
+            fastest: false,
+            device: Vec::new(),
         }],
         memory: vec![Bytes(4)],
         files: vec![file()],
@@ -350,6 +394,8 @@ fn bytes_of_the_journal_are_pinned() {
             TokenUsed,
             TokenExpired,
             AttemptRevived,
+            ChoiceAdded,
+            DevicesReported,
         },
         Limit::Client,
         vec![
@@ -375,6 +421,8 @@ fn bytes_of_the_journal_are_pinned() {
             Change::TokenUsed { secret_hash: HASH },
             Change::TokenExpired { secret_hash: HASH },
             Change::AttemptRevived { attempt, at },
+            Change::ChoiceAdded { job, choices: vec![Choice { fastest: true, device: vec![0, 3] }] },
+            Change::DevicesReported { node: NodeId(3), details: vec![details()] },
         ]
     );
 }
@@ -400,5 +448,5 @@ fn every_small_name_keeps_its_number() {
 fn no_line_of_the_file_is_without_a_check() {
     let names: Vec<_> = GOLDEN.lines().filter_map(|line| line.split(' ').next()).collect();
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
-    assert_eq!((names.len(), distinct.len()), (68, 68));
+    assert_eq!((names.len(), distinct.len()), (73, 73));
 }

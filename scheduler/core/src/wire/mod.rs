@@ -17,6 +17,7 @@
 //! |---------|----------------------------|
 //! | 1       | everything else            |
 //! | 2       | `FromClient::JobsBefore`   |
+//! | 3       | `FromAgent::ReportDevices`, `Devices` of clients |
 
 pub mod agent;
 pub mod bulk;
@@ -39,5 +40,5 @@ pub const ALPN_CLIENT: &[u8] = b"motley-client/1";
 pub const ALPN_BULK: &[u8] = b"motley-bulk/1";
 
 /// Protocol version spoken by this build, and the oldest it still speaks.
-pub const VERSION: u16 = 2;
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION: u16 = 3;
+pub const VERSION_MIN: u16 = 2;

@@ -29,6 +29,7 @@ impl Message for FromClient {
             | FromClient::CreateToken { .. }
             | FromClient::Status => 1,
             FromClient::JobsBefore { .. } => 2,
+            FromClient::Devices => 3,
         }
     }
 }
@@ -47,6 +48,7 @@ impl Message for ToClient {
             | ToClient::Token { .. }
             | ToClient::Status(_)
             | ToClient::Refused(_) => 1,
+            ToClient::Devices(_) => 3,
         }
     }
 }
@@ -62,6 +64,7 @@ impl Message for FromAgent {
             | FromAgent::Ended { .. }
             | FromAgent::Log { .. }
             | FromAgent::RenewCertificate { .. } => 1,
+            FromAgent::ReportDevices { .. } => 3,
         }
     }
 }

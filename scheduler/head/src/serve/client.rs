@@ -84,6 +84,7 @@ async fn answer(request: FromClient, shared: &Shared, principal: &Principal) -> 
             }
         }
         FromClient::Nodes => Ok(ToClient::Nodes(shared.engine.look(|cluster| cluster.nodes()).await?)),
+        FromClient::Devices => Ok(ToClient::Devices(shared.engine.look(|cluster| cluster.devices()).await?)),
         FromClient::Artifacts { job } => {
             let artifacts = shared.engine.look(move |cluster| cluster.artifacts(job)).await?;
             Ok(ToClient::Artifacts(artifacts.ok_or_else(|| unknown(job))?))

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use motley_scheduler_core::id::ContentHash;
 use motley_scheduler_core::unit::Span;
+use motley_scheduler_core::wire::VERSION;
 use motley_scheduler_core::wire::agent::{AttemptReport, FromAgent, ToAgent};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -107,7 +108,7 @@ impl Played {
 impl Heard {
     fn answer(&mut self, message: &FromAgent) -> Vec<ToAgent> {
         match message {
-            FromAgent::Report { attempts, .. } => {
+            FromAgent::Report { attempts, .. } | FromAgent::ReportDevices { attempts, .. } => {
                 let span = Span { milliseconds: 100 };
                 let keep_running = Span::from_seconds(600);
                 vec![
@@ -169,7 +170,7 @@ impl Uplink for Played {
             heard.to_agent = Some(to_agent);
             heard.connection = Some(task.abort_handle());
             let blobs = Arc::new(PlayedBlobs { heard: Arc::clone(&self.heard) });
-            Ok(Connection { outbox, inbox, blobs })
+            Ok(Connection { outbox, inbox, blobs, version: VERSION })
         })
     }
 

@@ -26,7 +26,7 @@ async fn a_new_agent_finds_the_runner_of_the_old_one() {
     let agent = start_agent(state.path(), &played);
     let report = until("the report", || {
         played.received().into_iter().find_map(|message| match message {
-            FromAgent::Report { attempts, .. } => Some(attempts),
+            FromAgent::ReportDevices { attempts, .. } => Some(attempts),
             _ => None,
         })
     })

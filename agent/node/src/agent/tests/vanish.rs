@@ -15,6 +15,7 @@ const FOLDER_VARIABLE: &str = "MOTLEY_TEST_FOLDER";
 pub(super) fn spec(script: &str, root: &Path) -> RunnerSpec {
     RunnerSpec {
         assignment: assignment(script),
+        device_index: 0,
         node: "test-node".into(),
         threads: 1,
         keep_running: Span::from_seconds(600),

@@ -1,10 +1,11 @@
 //! Embedding files, exporting, and adapters on bases that are not theirs.
 
 use motley_scheduler_core::document::model::AdapterBase;
-use motley_scheduler_core::document::{Model, Source};
+use motley_scheduler_core::document::{Model, ModelPrecision, Source};
 
 use super::training::training_attempt;
 use super::*;
+use crate::devices::DeviceChoice;
 use crate::runner::StopFlag;
 use crate::workload::{EmbedOptions, EmbedSummary, Embedding, ExportOptions, WorkloadError, export_merged};
 
@@ -22,6 +23,7 @@ fn model_as_trained(folder: &Path) -> Model {
         max_length: None,
         prompts: Default::default(),
         dropout_from_config: false,
+        precision: ModelPrecision::Auto,
     }
 }
 
@@ -48,7 +50,7 @@ fn embed_with(
         prompt: None,
         input: input.to_path_buf(),
         output: output.path().join("vectors.npy"),
-        threads: Some(2),
+        device: DeviceChoice { threads: Some(2), ..DeviceChoice::default() },
     };
     let summary = embed_file(&options)?;
     let bytes = std::fs::read(&options.output).unwrap();
@@ -167,7 +169,7 @@ fn what_cannot_be_embedded_leaves_no_file() {
         prompt: None,
         input: input.clone(),
         output: root.path().join("vectors.npy"),
-        threads: Some(1),
+        device: DeviceChoice { threads: Some(1), ..DeviceChoice::default() },
     };
     let message = embed_file(&options).unwrap_err().to_string();
     assert!(message.contains("texts.jsonl line 2: field `text` is the number 3, not a text"), "{message}");

@@ -114,15 +114,17 @@ impl TrainData {
         job: &Job<'_>,
     ) -> Result<Bytes, WorkloadError> {
         let config = ModelConfig::parse(&open.files.config)?;
+        let on = job.planned_on();
         let tokenizer = &open.tokenizer;
         let lengths = |file: &RowFile| self.lengths(file, tokenizer, &*job.backend);
         let validation = self.validation.as_ref().map(lengths).transpose()?;
         let shape = TrainingShape {
             step: lengths(&self.rows)?.step(&train.steps, self.order),
-            validation: validation.map_or_else(Default::default, |file| file.pairs(WINDOW_ROWS as usize)),
-            measuring: self.tasks.largest_pass(tokenizer.settings())?,
+            validation: validation
+                .map_or_else(Default::default, |file| file.pairs(WINDOW_ROWS as usize, on.kind)),
+            measuring: self.tasks.largest_pass(tokenizer.settings(), on.kind)?,
         };
-        let needed = plan_training(train, &config, shape)?;
+        let needed = plan_training(train, &config, on, shape)?;
         job.check_memory(needed, "lower [train] batch_size, token_budget or [model] max_length")?;
         Ok(needed)
     }

@@ -57,8 +57,18 @@ pub(crate) fn run(context: &Context, train: &Train) -> Result<(), WorkloadError>
     finish::finish(&work, before, trained)
 }
 
-/// A trainer as `ctl bench train` has it: CoSENT, rank 8 on all linear layers, dropout 0.05, AdamW at 5e-4.
-pub(super) fn bench_trainer(encoder: Encoder, total_steps: u64) -> Result<Trainer, WorkloadError> {
+/// What may differ from one `ctl bench train` to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BenchSettings {
+    /// Instead of CoSENT.
+    pub(super) infonce: bool,
+    pub(super) total_steps: u64,
+    pub(super) token_budget: usize,
+    pub(super) checkpoint_layers: bool,
+}
+
+/// A trainer as `ctl bench train` has it: rank 8 on all linear layers, dropout 0.05, AdamW at 5e-4.
+pub(super) fn bench_trainer(encoder: Encoder, settings: &BenchSettings) -> Result<Trainer, WorkloadError> {
     let lora = LoraConfig {
         rank: 8,
         alpha: 16.0,
@@ -67,15 +77,22 @@ pub(super) fn bench_trainer(encoder: Encoder, total_steps: u64) -> Result<Traine
         targets: Targets::AllLinear,
     };
     let adapter = Adapter::new(&encoder, &lora, BENCH_SEED)?;
+    let infonce = LossConfig::Infonce {
+        temperature: 0.05,
+        symmetric: false,
+        in_batch_negatives: true,
+        false_negative_margin: None,
+        mask_duplicates: true,
+    };
     let config = TrainerConfig {
-        loss: LossConfig::Cosent { scale: 20.0 },
+        loss: if settings.infonce { infonce } else { LossConfig::Cosent { scale: 20.0 } },
         optimizer: OptimizerConfig { learning_rate: 5e-4, ..OptimizerConfig::default() },
         schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 0 },
-        total_steps,
+        total_steps: settings.total_steps,
         max_gradient_norm: Some(1.0),
         seed: BENCH_SEED,
-        token_budget_per_chunk: 16384,
-        checkpoint_layers: false,
+        token_budget_per_chunk: settings.token_budget,
+        checkpoint_layers: settings.checkpoint_layers,
     };
     Ok(Trainer::new(encoder, adapter, config)?)
 }

@@ -188,3 +188,87 @@ fn log_lines_of_an_ended_attempt_are_kept() {
     let log = FromAgent::Log { attempt, epoch, offset: 3, bytes: vec![1] };
     assert!(matches!(fleet.say(node, log)[..], [Action::AppendLog { offset: 3, .. }]));
 }
+
+/// Two cards of one node, the first also as a device of another backend, and a software adapter.
+fn several(node: &str) -> FromAgent {
+    let device = |index, backend, gib: u64| DeviceFacts {
+        index,
+        backend,
+        name: "device".into(),
+        memory: Bytes(gib * GIB),
+    };
+    let devices = vec![
+        device(0, BackendKind::Cuda, 8),
+        device(1, BackendKind::Cuda, 6),
+        device(2, BackendKind::Cpu, 16),
+        device(3, BackendKind::Wgpu, 8),
+        device(4, BackendKind::Wgpu, 16),
+    ];
+    let backend_indices = [0, 1, 0, 0, 1];
+    let details = devices.iter().zip(backend_indices).map(|(device, backend_index)| DeviceDetails {
+        index: device.index,
+        backend_index,
+        driver: "driver".into(),
+        capability: "capability".into(),
+        precisions: vec!["f32".into()],
+        is_software: device.index == 4,
+        same_card: [Some(3), None, None, Some(0), None][device.index as usize],
+        gemm: Some([400, 500, 1, 100, 2000][device.index as usize]),
+        nf4: None,
+        bandwidth: None,
+    });
+    let details = details.collect();
+    let facts = NodeFacts { name: node.into(), devices, ..facts(8) };
+    FromAgent::ReportDevices { facts, details, attempts: vec![] }
+}
+
+#[test]
+fn each_device_of_a_node_has_its_own_memory_and_leases() {
+    let mut fleet = Fleet::of(&[]);
+    let node = fleet.join();
+    fleet.event(Event::AgentConnected { node });
+    fleet.say(node, several("machine"));
+    let chosen = |resources: &str| DOCUMENT.replace("[resources]", &format!("[resources]\n{resources}"));
+    let leased = |fleet: &mut Fleet, resources: &str| {
+        let (job, actions) = fleet.submit_text(&chosen(resources));
+        let start = starts(&actions);
+        match start.first() {
+            Some((_, start)) => (job, Ok((start.device, start.backend))),
+            None => (job, Err(fleet.view(job).waiting.unwrap())),
+        }
+    };
+    use BackendKind::{Cpu, Cuda, Wgpu};
+    // 4 GiB each: the fastest first, then half of its speed against the other card.
+    assert_eq!(leased(&mut fleet, "backend = \"auto\"").1, Ok((1, Cuda)));
+    assert_eq!(leased(&mut fleet, "backend = \"auto\"").1, Ok((0, Cuda)));
+    // The same card by another name has what is left of it.
+    assert_eq!(leased(&mut fleet, "backend = \"wgpu\"").1, Ok((3, Wgpu)));
+    let (waiting, why) = leased(&mut fleet, "backend = \"cuda\"\ndevice = [0, 1]");
+    let why = why.unwrap_err();
+    assert_eq!(why, "needs 4GiB on one cuda 0 or 1 device, at most 2GiB are free (cuda 1 of node 1)");
+    fleet.cancel(waiting);
+    assert_eq!(leased(&mut fleet, "backend = \"auto\"").1, Ok((2, Cpu)));
+    // A software adapter by its name and index.
+    assert_eq!(leased(&mut fleet, "backend = \"wgpu\"\ndevice = 1").1, Ok((4, Wgpu)));
+    let devices = fleet.cluster.nodes().remove(0).devices;
+    let taken: Vec<u64> = devices.iter().map(|device| device.memory_leased.0 / GIB).collect();
+    assert_eq!(taken, [4, 4, 4, 4, 4]);
+    fleet.restart();
+    fleet.event(Event::AgentConnected { node });
+    assert_eq!(fleet.cluster.nodes().remove(0).devices, devices, "devices and choices are in the journal");
+}
+
+#[test]
+fn a_report_without_details_is_that_of_an_older_agent() {
+    let mut fleet = Fleet::of(&[]);
+    let node = fleet.join();
+    fleet.event(Event::AgentConnected { node });
+    fleet.say(node, several("machine"));
+    fleet.event(Event::AgentDisconnected { node });
+    fleet.report(node, 8, &[]);
+    let (_, actions) = fleet.submit();
+    assert_eq!(one_start(&actions).1.device, 0);
+    let names: Vec<_> =
+        fleet.journal.iter().map(Change::name).filter(|name| name.contains("Reported")).collect();
+    assert_eq!(names, ["NodeReported", "DevicesReported", "NodeReported"]);
+}

@@ -8,7 +8,7 @@ fn job_that_fits_is_leased_with_its_submission() {
     let before = fleet.journal.len();
     let (job, actions) = fleet.submit();
     let names: Vec<_> = fleet.journal[before..].iter().map(Change::name).collect();
-    assert_eq!(names, ["JobAdded", "AttemptLeased"]);
+    assert_eq!(names, ["JobAdded", "ChoiceAdded", "AttemptLeased"]);
     let (node, start) = one_start(&actions);
     assert_eq!((node, start.attempt, start.epoch), (NodeId(1), AttemptId { job, number: 1 }, Epoch(1)));
     assert_eq!((start.document.as_str(), start.resume), (DOCUMENT, None));
