@@ -7,9 +7,9 @@ use motley_kernels::{Access, Arguments, Dtype, Entry};
 
 use super::bounded::{BF16, Bounded, FLUSHED};
 
-/// Bytes before and behind each buffer, which a call must leave as they are.
+/// Bytes before and behind each buffer, which a call must leave as they are. They are NaN, so that reading them shows.
 pub const GUARD: usize = 256;
-const GUARD_BYTE: u8 = 0xa5;
+const GUARD_BYTE: u8 = 0xff;
 /// Complaints that are printed of one device; the rest are counted.
 const COMPLAINTS_MAX: usize = 20;
 

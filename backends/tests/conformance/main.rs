@@ -19,6 +19,7 @@ mod decoders;
 mod device;
 mod elements;
 mod emulation;
+mod long_texts;
 mod losses;
 mod mistakes;
 mod products;
@@ -52,7 +53,7 @@ const LARGE: [Group; 3] = [
 ];
 
 /// With `MOTLEY_CONFORMANCE=full`.
-const FULL: [Group; 1] = [("attention", attention::full_cases)];
+const FULL: [Group; 1] = [("attention", long_texts::cases)];
 
 /// Said past the test runner, which keeps the words of a passing test to itself.
 fn say(text: &str) {

@@ -1,6 +1,6 @@
 //! The fast path of `dropout`: blocks of [`LANES`] counters at a time, so that the rounds run in vector registers.
 
-use super::philox::{ROUNDS, philox};
+use super::philox::{philox, philox_lanes};
 use super::{Args, key, threshold};
 use crate::simd::LANES;
 use crate::{Call, multiversion};
@@ -56,23 +56,4 @@ multiversion! {
             *factor = if words[i % 4] >= limit { scale } else { 0.0 };
         }
     }
-}
-
-/// `philox` of the counters (first + lane, rest).
-#[inline(always)]
-fn philox_lanes(first: u32, rest: [u32; 3], key: [u32; 2]) -> [[u32; LANES]; 4] {
-    let mut a: [u32; LANES] = std::array::from_fn(|lane| first + lane as u32);
-    let (mut b, mut c, mut d) = ([rest[0]; LANES], [rest[1]; LANES], [rest[2]; LANES]);
-    let [mut k0, mut k1] = key;
-    for _ in 0..ROUNDS {
-        for i in 0..LANES {
-            let p0 = 0xd251_1f53_u64 * u64::from(a[i]);
-            let p1 = 0xcd9e_8d57_u64 * u64::from(c[i]);
-            (a[i], b[i], c[i], d[i]) =
-                ((p1 >> 32) as u32 ^ b[i] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ d[i] ^ k1, p0 as u32);
-        }
-        k0 = k0.wrapping_add(0x9e37_79b9);
-        k1 = k1.wrapping_add(0xbb67_ae85);
-    }
-    [a, b, c, d]
 }

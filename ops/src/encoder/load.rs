@@ -218,9 +218,7 @@ impl Builder<'_> {
                 (Cow::Borrowed(raw.bytes), raw.stored)
             }
             Source::Random(seed) => {
-                let values = random::values(*seed, &name, 0, inputs * outputs);
-                let halves = values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes());
-                (Cow::Owned(halves.collect()), SourceDtype::Bf16)
+                (Cow::Owned(random::halves(*seed, &name, inputs * outputs)), SourceDtype::Bf16)
             }
         };
         Ok(Matrix { bytes, shape, dtype })

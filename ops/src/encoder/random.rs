@@ -1,7 +1,7 @@
 //! Random weights: any shape can be run without its files. A value depends on the seed, its tensor's name and its
 //! place alone.
 
-use motley_kernels::dropout::philox::philox;
+use motley_kernels::dropout::philox;
 
 /// Standard deviation, as models are initialised.
 const DEVIATION: f32 = 0.02;
@@ -15,18 +15,30 @@ const RANDOM: u32 = u32::MAX;
 
 /// Values of the tensor `name` from element `first`, a multiple of four, on.
 pub(super) fn values(seed: u64, name: &str, first: usize, count: usize) -> Vec<f32> {
-    debug_assert!(first.is_multiple_of(BLOCK), "blocks are not cut");
-    let key = [seed as u32, (seed >> 32) as u32];
-    let tensor = fnv(name);
-    let mut values = vec![0.0; count];
-    for (block, values) in values.chunks_mut(BLOCK).enumerate() {
-        let counter = [(first / BLOCK + block) as u32, tensor as u32, (tensor >> 32) as u32, RANDOM];
-        for (value, word) in values.iter_mut().zip(philox(counter, key)) {
-            let sum: u32 = word.to_le_bytes().into_iter().map(u32::from).sum();
-            *value = (sum as f32 - BYTES_MEAN) * (DEVIATION / BYTES_DEVIATION);
-        }
+    words(seed, name, first, count).into_iter().map(value).collect()
+}
+
+/// As [`values`] from the first on, as little-endian bytes of bf16.
+pub(super) fn halves(seed: u64, name: &str, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * count];
+    for (bytes, word) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(words(seed, name, 0, count)) {
+        *bytes = half::bf16::from_f32(value(word)).to_le_bytes();
     }
-    values
+    bytes
+}
+
+fn words(seed: u64, name: &str, first: usize, count: usize) -> Vec<u32> {
+    debug_assert!(first.is_multiple_of(BLOCK), "blocks are not cut");
+    let tensor = fnv(name);
+    let mut words = vec![0; count];
+    let counter = [tensor as u32, (tensor >> 32) as u32, RANDOM];
+    philox::fill((first / BLOCK) as u32, counter, [seed as u32, (seed >> 32) as u32], &mut words);
+    words
+}
+
+fn value(word: u32) -> f32 {
+    let sum: u32 = word.to_le_bytes().into_iter().map(u32::from).sum();
+    (sum as f32 - BYTES_MEAN) * (DEVIATION / BYTES_DEVIATION)
 }
 
 /// FNV-1a.
@@ -50,5 +62,7 @@ mod tests {
         assert_eq!(values(7, "a", 400, 10), x[400..410]);
         assert_ne!(values(8, "a", 0, 10), x[..10]);
         assert_ne!(values(7, "b", 0, 10), x[..10]);
+        let rounded: Vec<u8> = x[..9].iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        assert_eq!(halves(7, "a", 9), rounded);
     }
 }

@@ -8,6 +8,8 @@
 //!
 //! Nothing here knows of devices: a caller runs [`TextTokenizer::encode_all`] inside the pool of its backend.
 
+#[cfg(test)]
+pub(crate) mod decoder_tests;
 pub mod jsonl;
 pub mod settings;
 pub mod tokenizer;

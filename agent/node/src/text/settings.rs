@@ -18,6 +18,8 @@ pub struct TextSettings {
     pub prompts: BTreeMap<String, String>,
     /// The prompt used where none is named.
     pub default_prompt: Option<String>,
+    /// The token that ends every text, whether or not tokenizer.json has it in its template.
+    pub end_token: Option<String>,
 }
 
 /// The texts of a model folder's files that matter here; absent files are `None`.
@@ -71,6 +73,7 @@ impl TextSettings {
             lower_case: sentence["do_lower_case"].as_bool().unwrap_or(false),
             prompts,
             default_prompt: transformers["default_prompt_name"].as_str().map(str::to_owned),
+            end_token: end_token(&tokenizer),
         })
     }
 
@@ -88,6 +91,13 @@ impl TextSettings {
             TextError::UnknownPrompt { name: name.to_owned(), known }
         })
     }
+}
+
+/// `eos_token`, where `add_eos_token` asks for it: transformers appends it then over what tokenizer.json says.
+fn end_token(tokenizer: &Value) -> Option<String> {
+    let token = &tokenizer["eos_token"];
+    let token = token.as_str().or_else(|| token["content"].as_str());
+    token.filter(|_| tokenizer["add_eos_token"] == Value::Bool(true)).map(str::to_owned)
 }
 
 fn parse(file: &'static str, text: Option<&str>) -> Result<Value, TextError> {
@@ -144,6 +154,20 @@ mod tests {
             settings(SettingsFiles::default(), &SettingsOverrides::default()).prompt(None).unwrap(),
             ""
         );
+    }
+
+    #[test]
+    fn the_end_token_is_read_in_both_ways_of_writing_it() {
+        for (text, wanted) in [
+            (r#"{"add_eos_token": true, "eos_token": "</s>"}"#, Some("</s>")),
+            (r#"{"add_eos_token": true, "eos_token": {"content": "</s>"}}"#, Some("</s>")),
+            (r#"{"add_eos_token": false, "eos_token": "</s>"}"#, None),
+            (r#"{"eos_token": "</s>"}"#, None),
+        ] {
+            let files = SettingsFiles { tokenizer_config: Some(text), ..Default::default() };
+            let got = settings(files, &SettingsOverrides::default());
+            assert_eq!(got.end_token.as_deref(), wanted, "{text}");
+        }
     }
 
     #[test]

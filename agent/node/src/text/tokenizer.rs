@@ -1,8 +1,9 @@
 //! tokenizer.json through the `tokenizers` package.
 //!
 //! The padding and truncation stored in the file are dropped: texts are packed, never padded, and the longest text is
-//! the caller's. Special tokens are those of the file's own template.
+//! the caller's. Special tokens are those of the file's own template, and the end token that settings ask for.
 
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Encoding, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::{TextError, TextSettings};
@@ -67,7 +68,10 @@ impl TextTokenizer {
             return Err(TextError::Mismatch { id: largest, rows: vocabulary });
         }
         tokenizer.with_truncation(None).map_err(unreadable)?;
-        let template = Template::read(&tokenizer)?;
+        let mut template = Template::read(&tokenizer)?;
+        if let Some(token) = &settings.end_token {
+            template.end_with(token, &mut tokenizer)?;
+        }
         // The post-processor writes its ids as they stand in the file, whatever the vocabulary says.
         let foreign = template.before.iter().chain(&template.after).find(|id| **id as usize >= vocabulary);
         if let Some(&id) = foreign {
@@ -216,6 +220,27 @@ impl Template {
         Ok(Template { before: full[..start].to_vec(), after: full[end..].to_vec() })
     }
 
+    /// Appends `token` if the template does not end with it.
+    fn end_with(&mut self, token: &str, tokenizer: &mut Tokenizer) -> Result<(), TextError> {
+        let unreadable = |message: String| TextError::Unreadable { file: "tokenizer_config.json", message };
+        let id = tokenizer.token_to_id(token);
+        let id = id.ok_or_else(|| unreadable(format!("eos_token {token} is not in tokenizer.json")))?;
+        if self.after.last() == Some(&id) {
+            return Ok(());
+        }
+        self.after.push(id);
+        let name = |id: &u32| tokenizer.id_to_token(*id).map(|name| (name, *id));
+        let names = self.before.iter().chain(&self.after).map(name).collect::<Option<Vec<_>>>();
+        let names = names.ok_or_else(|| unreadable("special tokens without names".to_owned()))?;
+        let mut single: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
+        single.insert(self.before.len(), "$A".to_owned());
+        let mut processor = TemplateProcessing::builder();
+        processor.try_single(single).map_err(unreadable)?.special_tokens(names);
+        let processor = processor.build().map_err(|error| unreadable(error.to_string()))?;
+        tokenizer.with_post_processor(Some(processor));
+        Ok(())
+    }
+
     fn length(&self) -> usize {
         self.before.len() + self.after.len()
     }
@@ -260,15 +285,42 @@ pub(crate) mod testing {
         TextTokenizer::new(&small_file(), small_settings(max_length), 9).expect("a well-formed file")
     }
 
+    /// Texts whose length says little about their number of tokens.
+    pub(crate) fn awkward_texts() -> Vec<String> {
+        let long = 40_000;
+        let mut texts = vec![
+            "x".repeat(long),
+            "央行".repeat(long),
+            "\u{0}".repeat(long),
+            "!?".repeat(long),
+            "e\u{301}".repeat(long),
+            format!("a{}b", " ".repeat(long)),
+            format!("a{}b", "\u{301}".repeat(long)),
+            format!("a b {} c a b c a b c", "x".repeat(long)),
+            "[MASK]".repeat(long),
+            format!("{} [MASK] a b c", "[".repeat(long)),
+        ];
+        // Cuts fall at every place of a word and of an added token.
+        texts.extend((0..40).map(|shift| format!("{}{}", "b".repeat(shift), "a [MASK] bank's ".repeat(900))));
+        texts
+    }
+
     pub(crate) fn small_settings(max_length: usize) -> TextSettings {
         let prompts = std::collections::BTreeMap::new();
-        TextSettings { max_length, positions: 512, lower_case: false, prompts, default_prompt: None }
+        TextSettings {
+            max_length,
+            positions: 512,
+            lower_case: false,
+            prompts,
+            default_prompt: None,
+            end_token: None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{small_file, small_settings as settings};
+    use super::testing::{awkward_texts, small_file, small_settings as settings};
     use super::*;
     use std::path::PathBuf;
 
@@ -294,26 +346,6 @@ mod tests {
         assert_eq!((exact.text.ids.len(), exact.full_length, exact.is_truncated()), (6, 6, false));
         assert_eq!(tokenizer.encode("", "").unwrap().text.ids, [2, 3]);
         assert_eq!(tokenizer.encode("a", "query: ").unwrap().text.ids, [2, 7, 8, 4, 3]);
-    }
-
-    /// Texts whose length says little about their number of tokens.
-    fn awkward_texts() -> Vec<String> {
-        let long = 40_000;
-        let mut texts = vec![
-            "x".repeat(long),
-            "央行".repeat(long),
-            "\u{0}".repeat(long),
-            "!?".repeat(long),
-            "e\u{301}".repeat(long),
-            format!("a{}b", " ".repeat(long)),
-            format!("a{}b", "\u{301}".repeat(long)),
-            format!("a b {} c a b c a b c", "x".repeat(long)),
-            "[MASK]".repeat(long),
-            format!("{} [MASK] a b c", "[".repeat(long)),
-        ];
-        // Cuts fall at every place of a word and of an added token.
-        texts.extend((0..40).map(|shift| format!("{}{}", "b".repeat(shift), "a [MASK] bank's ".repeat(900))));
-        texts
     }
 
     #[test]

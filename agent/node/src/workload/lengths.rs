@@ -171,6 +171,7 @@ mod tests {
             shuffle: false,
             drop_last: false,
             token_budget,
+            gradient_checkpointing: None,
             log_every: 1,
         }
     }

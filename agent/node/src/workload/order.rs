@@ -139,6 +139,7 @@ mod tests {
             shuffle: true,
             drop_last: false,
             token_budget: 16384,
+            gradient_checkpointing: None,
             log_every: 10,
         }
     }

@@ -23,7 +23,7 @@ use super::identity::{AdapterFiles, Recipe};
 use super::lengths::{Batch, ByteBound, RowLengths};
 use super::order::DataOrder;
 use super::rows::{RowFile, RowForm};
-use super::train::settings::{lora_config, loss, quantization};
+use super::train::settings::{checkpoint_layers, lora_config, loss, quantization};
 use super::train::validation::WINDOW_ROWS;
 use crate::devices::choose::device_kind;
 
@@ -160,7 +160,7 @@ pub(crate) fn plan_training(
         adapter: Some(adapter.clone()),
         embedding: shape.validation,
         training: Some((shape.step, loss(&train.loss))),
-        checkpoint_layers: false,
+        checkpoint_layers: checkpoint_layers(train, model),
     };
     let mut needed = peak(model, &request)?;
     if let Some(pass) = shape.measuring {

@@ -15,6 +15,7 @@ use crate::models::ModelSettings;
 use crate::runner::{Context, Folders, Reporter, RunnerSpec, StopFlag};
 use crate::settings::NodeSettings;
 
+mod decoder;
 mod evaluating;
 mod exporting;
 mod training;

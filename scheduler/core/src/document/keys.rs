@@ -139,6 +139,7 @@ pub const KEYS: &[Key] = &[
     key("train.shuffle", TRAIN, Boolean, Value("true"), "a new order every epoch; false: file order"),
     key("train.drop_last", TRAIN, Boolean, Value("false"), "leave out the last, smaller batch of an epoch"),
     key("train.token_budget", TRAIN, Integer(512, 1 << 24), Value("16384"), "tokens computed at once; larger batches are split and recomputed"),
+    key("train.gradient_checkpointing", TRAIN, Boolean, Means("true for decoders, false for the BERT family"), "of each layer only the input is kept on the way forth, and the layer runs again on the way back: less memory, more time"),
     key("train.log_every", TRAIN, Integer(1, MANY), Value("10"), "steps between lines of the log"),
     key("checkpoint.every", TRAIN, Text("a count such as \"100 steps\" or \"1 epoch\""), Value("\"100 steps\""), "how often all that is needed to continue is stored"),
     key("checkpoint.keep", TRAIN, Integer(1, 1000), Value("3"), "newest checkpoints kept on the node"),

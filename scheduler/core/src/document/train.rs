@@ -134,6 +134,8 @@ pub struct Steps {
     pub drop_last: bool,
     /// Tokens of one chunk of forward and backward; more are split and recomputed (GradCache). Default 16384.
     pub token_budget: u32,
+    /// Run layers again on the way back instead of keeping what they computed. Absent: as the model's family needs.
+    pub gradient_checkpointing: Option<bool>,
     /// Log every so many steps; default 10.
     pub log_every: u64,
 }

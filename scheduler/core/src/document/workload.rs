@@ -162,6 +162,10 @@ fn steps(table: &Table<'_>) -> Result<Steps, DocumentError> {
         shuffle: table.boolean("shuffle", true)?,
         drop_last: table.boolean("drop_last", false)?,
         token_budget: table.count("token_budget", 16384)?,
+        gradient_checkpointing: table
+            .get("gradient_checkpointing")
+            .map(|found| found.boolean())
+            .transpose()?,
         log_every: table.unsigned("log_every", 10)?,
     })
 }

@@ -14,7 +14,7 @@ fn model(folder: &Path) -> Model {
 }
 
 /// Without a longest text, so that the adapter's own counts.
-fn model_as_trained(folder: &Path) -> Model {
+pub(super) fn model_as_trained(folder: &Path) -> Model {
     Model {
         source: Source::File { path: folder.display().to_string() },
         fallbacks: Vec::new(),
@@ -36,7 +36,7 @@ fn embed(
     embed_with(model(folder), adapter, input)
 }
 
-fn embed_with(
+pub(super) fn embed_with(
     model: Model,
     adapter: Option<(&Path, AdapterBase)>,
     input: &Path,
@@ -62,7 +62,7 @@ fn embed_file(options: &EmbedOptions) -> Result<EmbedSummary, WorkloadError> {
     Embedding::open(options, &mut |_| {})?.run(&StopFlag::new(), &mut |_| {})
 }
 
-fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
+pub(super) fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
     left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

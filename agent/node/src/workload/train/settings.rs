@@ -1,8 +1,8 @@
 //! The document's words as the trainer's settings.
 
 use motley_ops::{
-    Adapter, BaseIdentity, Encoder, LoraConfig, LossConfig, OptimizerConfig, Schedule, ScheduleKind, Trainer,
-    TrainerConfig,
+    Adapter, BaseIdentity, Encoder, LoraConfig, LossConfig, ModelConfig, OptimizerConfig, Schedule,
+    ScheduleKind, Trainer, TrainerConfig,
 };
 use motley_scheduler_core::document::Train;
 use motley_scheduler_core::document::model::Quantization;
@@ -63,6 +63,7 @@ pub(crate) fn lora_config(adapter: &train::Adapter) -> LoraConfig {
 /// Targets that match nothing, values out of range, no memory.
 pub(super) fn trainer(encoder: Encoder, train: &Train, total_steps: u64) -> Result<Trainer, WorkloadError> {
     let adapter = Adapter::new(&encoder, &lora_config(&train.adapter), train.steps.seed)?;
+    let checkpoint_layers = checkpoint_layers(train, encoder.config());
     let config = TrainerConfig {
         loss: loss(&train.loss),
         optimizer: OptimizerConfig {
@@ -78,9 +79,14 @@ pub(super) fn trainer(encoder: Encoder, train: &Train, total_steps: u64) -> Resu
             .then_some(train.optimizer.max_gradient_norm),
         seed: train.steps.seed,
         token_budget_per_chunk: train.steps.token_budget as usize,
-        checkpoint_layers: false,
+        checkpoint_layers,
     };
     Ok(Trainer::new(encoder, adapter, config)?)
+}
+
+/// Decoders have many layers of many values each: what they compute is not kept unless asked for.
+pub(crate) fn checkpoint_layers(train: &Train, model: &ModelConfig) -> bool {
+    train.steps.gradient_checkpointing.unwrap_or(model.decoder.is_some())
 }
 
 pub(crate) fn loss(loss: &Loss) -> LossConfig {
@@ -162,6 +168,23 @@ mod tests {
             ("kind = \"infonce\"\nin_batch_negatives = false", one),
         ] {
             check(&parse(loss, rest)).unwrap();
+        }
+    }
+
+    #[test]
+    fn layers_of_decoders_run_again_unless_the_document_says_otherwise() {
+        let sizes = r#""hidden_size":8,"num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,
+            "intermediate_size":16,"vocab_size":30}"#;
+        let model = |kind: &str| ModelConfig::parse(&format!("{{\"model_type\":\"{kind}\",{sizes}")).unwrap();
+        let [bert, decoder] = [model("bert"), model("mistral")];
+        for (rest, wanted) in [
+            ("", [false, true]),
+            ("[train]\ngradient_checkpointing = true", [true, true]),
+            ("[train]\ngradient_checkpointing = false", [false, false]),
+        ] {
+            let train = parse("kind = \"cosent\"", rest);
+            let got = [&bert, &decoder].map(|model| checkpoint_layers(&train, model));
+            assert_eq!(got, wanted, "{rest}");
         }
     }
 
