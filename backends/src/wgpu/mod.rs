@@ -30,7 +30,7 @@ use self::product::Way;
 use self::recorder::Recorder;
 use self::storage::Shelf;
 use self::weight::DeviceWeight;
-pub(crate) use self::weight::WORKSPACE_BYTES_MAX;
+pub(crate) use self::weight::{WORKSPACE_BYTES_MAX, resident_dtype};
 use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};

@@ -27,6 +27,7 @@ pub(super) struct Function<'a> {
     pub source: &'a str,
     /// In the order of their bindings.
     pub accesses: &'a [Access],
+    pub constants: &'a [(&'static str, u32)],
 }
 
 impl Pipelines {
@@ -54,7 +55,9 @@ impl Pipelines {
     /// # Errors
     /// The driver refuses the source.
     pub fn of_function(&self, function: &Function<'_>) -> Result<Arc<Pipeline>> {
-        self.get((function.name, Vec::new()), || self.make(function.name, function.source, function.accesses))
+        let Function { name, source, accesses, constants } = *function;
+        let key = (name, constants.iter().map(|(_, value)| *value).collect());
+        self.get(key, || self.make(name, &specialised(source, constants), accesses))
     }
 
     fn get(&self, key: Key, make: impl FnOnce() -> Result<Pipeline>) -> Result<Arc<Pipeline>> {

@@ -44,7 +44,7 @@ fn product_tiled(
             let r = brought(i * 64u + thread, args.right_row == 1u);
             value = 0.0;
             if first + r.x < args.depth && tile.z + r.y < args.columns {
-                value = right[right_start + (first + r.x) * args.right_row + (tile.z + r.y) * args.right_column];
+                value = right_at(right_start + (first + r.x) * args.right_row + (tile.z + r.y) * args.right_column);
             }
             right_tile[r.x * STEP + r.y] = value;
         }

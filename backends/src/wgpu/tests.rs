@@ -151,6 +151,45 @@ fn quantized_weights_in_pieces_multiply_as_whole_ones() {
 }
 
 #[test]
+fn weights_of_16_bits_stay_so_and_multiply_exactly() {
+    let [rows, out, width] = [9, 50, 37];
+    let (x, dy) = (random(rows * width, 2), random(rows * out, 3));
+    let Some(mut wgpu) = opened() else { return };
+    for dtype in [SourceDtype::Bf16, SourceDtype::F16] {
+        // Every fifth is below the normal numbers of f16.
+        let size = |index: usize| if index.is_multiple_of(5) { 1e-6 } else { 1.0 };
+        let bytes: Vec<u8> = random(out * width, 1)
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| value * size(index))
+            .flat_map(|value| match dtype {
+                SourceDtype::F16 => half::f16::from_f32(value).to_le_bytes(),
+                _ => half::bf16::from_f32(value).to_le_bytes(),
+            })
+            .collect();
+        let cut = 11 * width * 2;
+        let parts = [(11, &bytes[..cut]), (out - 11, &bytes[cut..])].map(|(out, bytes)| WeightPart {
+            bytes,
+            shape: [out, width],
+            dtype,
+        });
+        let before = wgpu.memory().live;
+        let source = WeightSource { parts: &parts, bias: None, format: WeightFormat::F32 };
+        let weight = wgpu.prepare_weight(&source).unwrap();
+        assert_eq!(wgpu.memory().live - before, (out * width * 2) as u64);
+        let w = wgpu.read_weight(&weight).unwrap();
+        assert_eq!(w, WeightPart { bytes: &bytes, shape: [out, width], dtype }.values());
+        for way in [Way::Plain, Way::Tiled] {
+            wgpu.way = way;
+            let got = linear(&wgpu, &weight, &x, Direction::Forward, Epilogue::None);
+            assert_product(&got, &x, |t, j| w[j * width + t], [rows, out, width]);
+            let got = linear(&wgpu, &weight, &dy, Direction::Backward, Epilogue::None);
+            assert_product(&got, &dy, |t, j| w[t * width + j], [rows, width, out]);
+        }
+    }
+}
+
+#[test]
 fn a_rows_bits_depend_on_the_row_and_the_weight_alone() {
     let Some(mut wgpu) = opened() else { return };
     let (rows, [out, width]) = (131, [70, 90]);
@@ -332,7 +371,8 @@ fn memory_is_counted_used_again_and_refused_before_the_driver_does() {
 fn failures_become_errors_and_stay() {
     let Some(wgpu) = opened() else { return };
     let buffer = uploaded(&wgpu, &[1.0; 4]);
-    let broken = Function { name: "broken", source: "fn broken() { nonsense }", accesses: &[] };
+    let broken =
+        Function { name: "broken", source: "fn broken() { nonsense }", accesses: &[], constants: &[] };
     let error = wgpu.pipelines.of_function(&broken).err().unwrap();
     assert!(matches!(error, Error::DeviceFailed { call: "compile", .. }), "{error}");
     let error = wgpu.download(buffer.all(), &mut [0; 16]).unwrap_err().to_string();
@@ -364,6 +404,21 @@ fn sources_of_products_have_the_arguments_of_products() {
         let given: Vec<_> =
             members.iter().map(|m| (m.name.as_deref().unwrap(), is_f32(m.ty), m.offset)).collect();
         assert_eq!(given, wanted);
+    }
+}
+
+#[test]
+fn what_is_found_is_described_or_its_lack_is() {
+    let found = discover();
+    assert!(!found.devices.is_empty() || !found.missing.is_empty());
+    for (index, device) in found.devices.iter().enumerate() {
+        assert!(
+            device.index == index && !device.name.is_empty() && !device.capability.is_empty(),
+            "{device:?}"
+        );
+    }
+    for missing in &found.missing {
+        assert!(missing.remedy.contains("Vulkan"), "{missing:?}");
     }
 }
 
