@@ -72,8 +72,9 @@ impl Wgpu {
             Workers::new(threads).map_err(|source| Error::Threads { threads, source: Box::new(source) })?;
         let gpu = Arc::new(gpu);
         let way = if gpu.is_software { Way::Plain } else { Way::Tiled };
+        let limit = request.memory_limit.or(gpu.budget);
         let recorder = Arc::new(Recorder::new(gpu.clone())?);
-        let shelf = Arc::new(Shelf::new(gpu.clone(), recorder.clone(), request.memory_limit));
+        let shelf = Arc::new(Shelf::new(gpu.clone(), recorder.clone(), limit));
         let binder = Binder::new(gpu.clone(), recorder.clone(), shelf.clone())?;
         let info = DeviceInfo {
             kind: DeviceKind::Wgpu,

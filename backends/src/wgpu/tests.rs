@@ -365,6 +365,10 @@ fn memory_is_counted_used_again_and_refused_before_the_driver_does() {
     assert_eq!((wgpu.memory().cached, downloaded(&wgpu, &again)), (0, vec![0.0; 1000]));
     let refused = wgpu.allocate(1 << 20, Category::Activations);
     assert!(matches!(refused, Err(Error::OutOfMemory { category: "activations", .. })));
+    let small = |gpu: &mut Gpu| gpu.limits.max_buffer_size = 1 << 20;
+    let Some(wgpu) = opened_with(&DeviceRequest::default(), small) else { return };
+    let refused = wgpu.allocate((1 << 20) + 1, Category::Activations);
+    assert!(matches!(refused, Err(Error::BindingTooLarge { limit: 1_048_576, .. })));
 }
 
 #[test]
