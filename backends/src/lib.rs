@@ -9,6 +9,8 @@ mod cpu;
 mod cuda;
 mod discover;
 mod error;
+#[doc(hidden)]
+pub mod faults;
 mod memory;
 mod null;
 mod open;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! linear layers   2·in·out a token
-//! attention       4·keys·heads·head_dim a token and layer: scores and their product with v
+//! attention       4·keys·heads·head_dim a token and layer: scores and their product with v; half of it if causal
 //!
 //! embedding                       linear + attention
 //! training an adapter             2·linear + 3·attention: forward; dx alone, since the weights are frozen; attention's
@@ -25,18 +25,19 @@ pub struct Work {
 impl Work {
     /// Of texts of these lengths.
     pub fn of(config: &ModelConfig, lengths: impl Iterator<Item = usize>) -> Work {
-        let causal = config.decoder.as_ref().is_some_and(|decoder| decoder.is_causal);
         let (mut tokens, mut pairs) = (0.0, 0.0);
         for length in lengths {
             tokens += length as f64;
-            pairs += if causal { length * (length + 1) / 2 } else { length * length } as f64;
+            pairs += (length * length) as f64;
         }
         let layers = config.layers as f64;
         let parameters: usize =
             config.roles().iter().map(|role| role.widths(config).iter().product::<usize>()).sum();
+        // A causal token sees half of its text.
+        let seen = if config.decoder.as_ref().is_some_and(|decoder| decoder.is_causal) { 0.5 } else { 1.0 };
         Work {
             linear: 2.0 * parameters as f64 * layers * tokens,
-            attention: 4.0 * (config.heads * config.head_dim) as f64 * layers * pairs,
+            attention: 4.0 * (config.heads * config.head_dim) as f64 * layers * pairs * seen,
         }
     }
 
@@ -56,7 +57,11 @@ mod tests {
 
     #[test]
     fn work_is_that_of_the_formula() {
-        let config = ModelConfig::parse(crate::shapes::shape("bge-base").unwrap()).unwrap();
+        let config = |name| ModelConfig::parse(crate::shapes::shape(name).unwrap()).unwrap();
+        let decoder = Work::of(&config("mistral-7b"), [10].into_iter());
+        assert_eq!(decoder.linear, 2.0 * 6_979_321_856.0 * 10.0);
+        assert_eq!(decoder.attention, 2.0 * 4096.0 * 32.0 * 100.0);
+        let config = config("bge-base");
         let work = Work::of(&config, [512, 512].into_iter());
         // 12 layers of 4·768² + 2·768·3072 weights.
         assert_eq!(work.linear, 2.0 * 84_934_656.0 * 1024.0);

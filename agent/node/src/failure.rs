@@ -123,7 +123,9 @@ pub fn workload_reason(error: &WorkloadError) -> FailureReason {
         }
         WorkloadError::NonFiniteVector { .. } => FailureReason::Numerics,
         WorkloadError::Disk(_) | WorkloadError::Checkpoint { .. } => FailureReason::Infra,
-        WorkloadError::Memory { .. } => FailureReason::OomHost,
+        WorkloadError::Memory { device, .. } | WorkloadError::Exhausted { device, .. } => {
+            out_of_memory(device)
+        }
         WorkloadError::Stopped => FailureReason::Internal,
     }
 }
@@ -169,11 +171,11 @@ fn compute_reason(error: &motley_ops::Error) -> FailureReason {
     }
 }
 
-/// Reasons of devices. The only device of this build is the host itself.
+/// Reasons of devices.
 fn device_reason(error: &motley_backends::Error) -> FailureReason {
     use motley_backends::Error;
     match error {
-        Error::OutOfMemory { .. } => FailureReason::OomHost,
+        Error::OutOfMemory { device, .. } => out_of_memory(device),
         Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } | Error::NonFinite { .. } => {
             FailureReason::UserError
         }
@@ -191,9 +193,35 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
     }
 }
 
+/// The memory of `cpu:0` is the host's.
+fn out_of_memory(device: &str) -> FailureReason {
+    if device.starts_with("cpu:") { FailureReason::OomHost } else { FailureReason::OomGpu }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn faults_of_devices_have_their_own_reasons() {
+        use motley_backends::Error;
+        let short = |device: &str| Error::OutOfMemory {
+            device: device.into(),
+            category: "activations",
+            requested: 2,
+            free: 1,
+        };
+        let lost = Error::DeviceFailed { device: "cuda:0".into(), call: "product", reason: "lost".into() };
+        for (error, reason) in [
+            (short("cpu:0"), FailureReason::OomHost),
+            (short("cuda:0"), FailureReason::OomGpu),
+            (short("wgpu:1"), FailureReason::OomGpu),
+            (lost, FailureReason::DeviceFault),
+            (Error::UnknownBackend { name: "rocm".into() }, FailureReason::UserError),
+        ] {
+            assert_eq!(workload_reason(&motley_ops::Error::from(error).into()), reason);
+        }
+    }
 
     #[test]
     fn long_messages_are_cut_between_characters() {

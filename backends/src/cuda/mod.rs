@@ -21,7 +21,7 @@ mod weight;
 
 use std::sync::Arc;
 
-use motley_kernels::{Access, Grid, TensorFunction, Workers};
+use motley_kernels::{Access, Dtype, Grid, TensorFunction, Workers};
 
 pub(crate) use self::discover::discover;
 use self::driver::{Driver, Enqueue, Symbol};
@@ -198,7 +198,11 @@ impl Backend for Cuda {
         }
         let (source, _) = entry.name.split_once('.').unwrap_or((entry.name, ""));
         let own = entry.name.replace('.', "_");
-        let name = match grid.tensor.filter(|_| self.precision() == Precision::Bf16) {
+        // Functions for tensor cores read 16 bytes of activations at a time.
+        let activations = entry.bindings.iter().zip(&addresses);
+        let activations = activations.filter(|(binding, _)| binding.dtype == Dtype::Activation);
+        let fits = self.precision() == Precision::Bf16 && activations.into_iter().all(|(_, a)| a % 16 == 0);
+        let name = match grid.tensor.filter(|_| fits) {
             None => &own,
             Some(tensor) => {
                 let TensorFunction { name, blocks, threads, shared_bytes } = tensor;

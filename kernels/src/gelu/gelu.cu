@@ -36,7 +36,8 @@ __device__ __forceinline__ float derivative(float x, u32 kind) {
 
 extern "C" __global__ void gelu_forward(const activation* x, activation* y, Args args) {
     u32 start = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
-    if (args.count >= 8 && start <= args.count - 8) {
+    bool eights = rows_of_eights(x, 8) && rows_of_eights(y, 8);
+    if (eights && args.count >= 8 && start <= args.count - 8) {
         float v[8];
         load8(x + start, v);
         for (int i = 0; i < 8; i++) {
@@ -45,14 +46,15 @@ extern "C" __global__ void gelu_forward(const activation* x, activation* y, Args
         store8(y + start, v);
         return;
     }
-    for (u32 i = start; i < args.count; i++) {
+    for (u32 i = start; i < args.count && i < start + 8; i++) {
         store(y + i, value(load(x + i), args.kind));
     }
 }
 
 extern "C" __global__ void gelu_backward(const activation* dy, const activation* x, activation* dx, Args args) {
     u32 start = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
-    if (args.count >= 8 && start <= args.count - 8) {
+    bool eights = rows_of_eights(x, 8) && rows_of_eights(dy, 8) && rows_of_eights(dx, 8);
+    if (eights && args.count >= 8 && start <= args.count - 8) {
         float v[8], d[8];
         load8(x + start, v);
         load8(dy + start, d);
@@ -62,7 +64,7 @@ extern "C" __global__ void gelu_backward(const activation* dy, const activation*
         store8(dx + start, v);
         return;
     }
-    for (u32 i = start; i < args.count; i++) {
+    for (u32 i = start; i < args.count && i < start + 8; i++) {
         store(dx + i, load(dy + i) * derivative(load(x + i), args.kind));
     }
 }

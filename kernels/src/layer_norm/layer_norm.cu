@@ -34,6 +34,12 @@ __device__ __forceinline__ float as_stored(float x) {
     return load(&stored);
 }
 
+// Whether a row fits the registers and everything is aligned for eights.
+__device__ __forceinline__ bool fits(const void* a, const void* b, const void* c, u32 hidden) {
+    bool aligned = rows_of_eights(a, hidden) && rows_of_eights(b, hidden) && rows_of_eights(c, hidden);
+    return aligned && hidden <= GROUPS * 256;
+}
+
 // What is normalised, and where the parts of the result go.
 struct Output {
     const float* gamma;
@@ -113,7 +119,7 @@ extern "C" __global__ void layer_norm_forward(const activation* x, const float* 
     }
     u64 start = (u64)index * args.hidden;
     Output out = {gamma, beta, y + start, mean + index, reciprocal_deviation + index};
-    if (args.hidden <= GROUPS * 256 && rows_of_eights(x, args.hidden) && rows_of_eights(y, args.hidden)) {
+    if (fits(x, y, gamma, args.hidden) && rows_of_eights(beta, 8)) {
         Row row;
         load_row(x + start, args.hidden, row);
         normalise_registers(row, args.hidden, args.epsilon, out);
@@ -133,8 +139,8 @@ extern "C" __global__ void layer_norm_residual_forward(activation* x, const acti
     x += start;
     residual += start;
     Output out = {gamma, beta, y + start, mean + index, reciprocal_deviation + index};
-    bool eights = rows_of_eights(x, args.hidden) && rows_of_eights(residual, args.hidden);
-    if (args.hidden <= GROUPS * 256 && eights && rows_of_eights(y, args.hidden)) {
+    bool parameters = rows_of_eights(gamma, 8) && rows_of_eights(beta, 8);
+    if (fits(x, residual, y, args.hidden) && parameters) {
         Row row, other;
         load_row(x, args.hidden, row);
         load_row(residual, args.hidden, other);
@@ -201,8 +207,7 @@ extern "C" __global__ void layer_norm_backward(const activation* dy, const activ
     }
     u64 start = (u64)row * args.hidden;
     float m = mean[row], r = reciprocal_deviation[row];
-    bool eights = rows_of_eights(dy, args.hidden) && rows_of_eights(x, args.hidden) && rows_of_eights(dx, args.hidden);
-    if (args.hidden <= GROUPS * 256 && eights) {
+    if (fits(dy, x, dx, args.hidden) && rows_of_eights(gamma, 8)) {
         backward_registers(dy + start, x + start, gamma, m, r, dx + start, args.hidden);
         return;
     }

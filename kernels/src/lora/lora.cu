@@ -145,6 +145,11 @@ __device__ __forceinline__ void split(float x, bf16* high, bf16* low) {
     low->bits = to_bf16(x - from_bf16(high->bits));
 }
 
+// Of a factor only single values are sure to be aligned: it may lie anywhere in the adapter.
+__device__ __forceinline__ float2 pair(const float* p) {
+    return make_float2(p[0], p[1]);
+}
+
 // Two values as the low and the high half of a register each, twice: rounded, and what the rounding left.
 __device__ __forceinline__ void split_pair(float2 x, u32& high, u32& low) {
     high = pack_bf16(x.x, x.y);
@@ -220,8 +225,8 @@ extern "C" __global__ void __launch_bounds__(256)
                     const float* factor = m + (u64)(g * 8 + lane / 4) * args.width + column;
                     bool present = g * 8 + lane / 4 < args.rank;
                     float2 zero = make_float2(0.0f, 0.0f);
-                    float2 first = present && column < args.width ? *(const float2*)factor : zero;
-                    float2 second = present && column + 8 < args.width ? *(const float2*)(factor + 8) : zero;
+                    float2 first = present && column < args.width ? pair(factor) : zero;
+                    float2 second = present && column + 8 < args.width ? pair(factor + 8) : zero;
                     u32 high[2], low[2];
                     split_pair(first, high[0], low[0]);
                     split_pair(second, high[1], low[1]);

@@ -13,10 +13,13 @@ use common::{
 use motley_scheduler_core::artifact::{ArtifactKind, ArtifactRef, FileEntry};
 use motley_scheduler_core::authorize::Role;
 use motley_scheduler_core::cluster::Clocks;
+use motley_scheduler_core::document::BackendKind;
 use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::id::{ContentHash, JobId};
 use motley_scheduler_core::unit::{Bytes, Span};
-use motley_scheduler_core::wire::agent::{FromAgent, Outcome, ToAgent};
+use motley_scheduler_core::wire::agent::{
+    DeviceDetails, DeviceFacts, FromAgent, NodeFacts, Outcome, ToAgent,
+};
 use motley_scheduler_core::wire::client::{
     FromClient, JobState, NodeState, RefusalKind, ToClient, TokenGrant,
 };
@@ -383,4 +386,76 @@ async fn measure_submission_to_start() {
     }
     times.sort_unstable();
     eprintln!("submit to start: p50 {:?}, p99 {:?}, worst {:?}", times[150], times[297], times[299]);
+}
+
+#[tokio::test]
+async fn devices_of_one_node_are_leased_each_by_itself_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = start(folder.path()).await.unwrap();
+    let port = head.address().port();
+    let client = admin(&head).await;
+    let identity = join_node(&head, &client).await;
+    let address = head.address().to_string();
+    let device = |index: u32, backend: BackendKind| DeviceFacts {
+        index,
+        backend,
+        name: "card".into(),
+        memory: Bytes(GIB.0 * 3 / 2),
+    };
+    let details = |index: u32, backend_index: u32, speed: u64| DeviceDetails {
+        index,
+        backend_index,
+        driver: "1".into(),
+        capability: "any".into(),
+        precisions: vec!["f32".into()],
+        is_software: false,
+        same_card: None,
+        gemm: Some(speed),
+        nf4: None,
+        bandwidth: None,
+    };
+    let devices =
+        vec![device(0, BackendKind::Cpu), device(1, BackendKind::Cuda), device(2, BackendKind::Cuda)];
+    let details = vec![details(0, 0, 1), details(1, 0, 100), details(2, 1, 90)];
+    let report = |attempts| {
+        let (devices, details) = (devices.clone(), details.clone());
+        let facts = NodeFacts {
+            name: "host".into(),
+            boot: "boot".into(),
+            build: "0".into(),
+            devices,
+            cores: 4,
+            memory: Bytes(16 << 30),
+        };
+        FromAgent::ReportDevices { facts, details, attempts }
+    };
+    let mut agent = Agent::connect_reporting(&address, &identity, report(vec![])).await;
+    // Each has room for one job: the fastest first; the processor is the last that `auto` takes.
+    let mut leased = Vec::new();
+    let mut attempts = Vec::new();
+    for _ in 0..3 {
+        submit(&client).await;
+        let assignment = agent.assignment().await;
+        leased.push((assignment.device, assignment.backend));
+        agent.running(assignment.attempt, assignment.epoch).await;
+        attempts.push(common::report(assignment.attempt, assignment.epoch));
+    }
+    assert_eq!(leased, [(1, BackendKind::Cuda), (2, BackendKind::Cuda), (0, BackendKind::Cpu)]);
+    let waits = submit(&client).await;
+    let told = client.request(FromClient::Devices).await.unwrap();
+    assert_eq!(told, ToClient::Devices(vec![(agent.node, details.clone())]));
+    head.shutdown().await;
+
+    let head = start_on(folder.path(), port, Clocks::default()).await.unwrap();
+    let client = admin(&head).await;
+    assert_eq!(client.request(FromClient::Devices).await.unwrap(), told, "devices are in the journal");
+    let mut agent = Agent::connect_reporting(&address, &identity, report(attempts.clone())).await;
+    agent.hear(|message| matches!(message, ToAgent::LeaseRenewed { .. })).await;
+    assert_eq!(job(&client, waits).await.state, JobState::Queued);
+    // The card that comes free is the one that the waiting job gets.
+    let (attempt, epoch) = (attempts[1].attempt, attempts[1].epoch);
+    let outcome = Outcome::Failed { reason: FailureReason::UserError, message: "enough".into() };
+    agent.say(FromAgent::Ended { attempt, epoch, outcome, output: None }).await;
+    let assignment = agent.assignment().await;
+    assert_eq!((assignment.attempt.job, assignment.device), (waits, 2));
 }

@@ -176,7 +176,10 @@ pub enum BenchCommand {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2 --data test.jsonl --threads 2\n  \
+    after_help = "share_of_peak is operations a second over the rate of a large square product, measured right before in \
+    the same precision. Operations: 2 a weight of linear layers and token; attention 4·length·heads·head_dim a token and \
+    layer, half of it if causal. Training: 2·linear + 3·attention, and one forward pass more for checkpointed layers and \
+    for steps above --token-budget.\n\nExamples:\n  ctl bench encode sentence-transformers/all-MiniLM-L6-v2 --data test.jsonl --threads 2\n  \
     ctl bench encode --random-weights bge-base --length 512 --texts 256 --backend cuda"
 )]
 pub struct BenchEncodeArguments {

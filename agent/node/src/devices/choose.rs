@@ -96,7 +96,7 @@ pub(crate) fn open_device(at: &DeviceAt) -> Result<Opened, DeviceError> {
         threads: at.threads.map(|threads| threads.max(1) as usize),
         memory_limit: (at.memory.0 > 0).then_some(at.memory.0),
         precision,
-        stands_for: None,
+        ..DeviceRequest::default()
     };
     Ok(Opened { backend: motley_backends::open(&request)?, note })
 }

@@ -42,10 +42,16 @@ pub enum WorkloadError {
     #[error("checkpoint of step {step}: {source}{}", kept(*newest))]
     Checkpoint { step: u64, newest: Option<u64>, source: DiskError },
     #[error(
-        "the job needs {needed} on the device, it has {allowed}\n\
+        "the job needs {needed} on {device}, it has {allowed}\n\
          hint: ask for more with [resources] memory, or {remedy}"
     )]
-    Memory { needed: Bytes, allowed: Bytes, remedy: &'static str },
+    Memory { device: String, needed: Bytes, allowed: Bytes, remedy: String },
+    /// In the middle of a job that was planned to fit.
+    #[error(
+        "{source}\nthe plan for the whole job was {planned} on {device}, {held} were held before: something else uses \
+         the device, or the plan is too small\nhint: {remedy}"
+    )]
+    Exhausted { device: String, planned: Bytes, held: Bytes, remedy: String, source: Box<WorkloadError> },
     #[error("{what}\nhint: {hint}")]
     Unusable { what: String, hint: &'static str },
     /// The stop flag was set; what there was has been kept.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use motley_backends::Backend;
+use motley_backends::{Backend, Error};
 use motley_ops::{LoraConfig, ModelConfig, PassShape, PlannedDevice};
 use motley_scheduler_core::document::{
     AdapterReference, BackendKind, Memory, Model, Quantization, Resources,
@@ -29,10 +29,10 @@ pub(crate) struct Job<'a> {
     pub(crate) backend: Arc<dyn Backend>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// # Errors
     /// The device cannot be opened.
-    pub(crate) fn new(context: &Context) -> Result<Job<'_>, WorkloadError> {
+    pub(crate) fn new(context: &'a Context) -> Result<Job<'a>, WorkloadError> {
         let assignment = &context.spec.assignment;
         let asked = context.document.resources.iter().find(|each| each.backend.contains(&assignment.backend));
         let threads = asked.and_then(|resources| resources.threads).unwrap_or(context.spec.threads);
@@ -52,7 +52,17 @@ impl Job<'_> {
         if let Some(note) = note {
             context.reporter.log(&note);
         }
-        Ok(Job { context, allowed, backend })
+        Ok(Job::on(context, backend, allowed))
+    }
+
+    /// On a device that is open: it may use what was leased, or else what the device says that it has.
+    pub(crate) fn on(context: &'a Context, backend: Arc<dyn Backend>, allowed: Option<Bytes>) -> Job<'a> {
+        let allowed = allowed.or(backend.info().memory.map(Bytes));
+        Job { context, allowed, backend }
+    }
+
+    pub(crate) fn context(&self) -> &'a Context {
+        self.context
     }
 
     /// What memory is planned for.
@@ -64,10 +74,17 @@ impl Job<'_> {
     /// Refuses a job that needs more than there is, before anything is loaded.
     ///
     /// # Errors
-    /// With both figures; `remedy` beside a larger `[resources] memory`.
-    pub(crate) fn check_memory(&self, needed: Bytes, remedy: &'static str) -> Result<(), WorkloadError> {
+    /// With both figures, and what `remedy` says for what is allowed.
+    pub(crate) fn check_memory(
+        &self,
+        needed: Bytes,
+        remedy: impl FnOnce(Bytes) -> String,
+    ) -> Result<(), WorkloadError> {
         match self.allowed {
-            Some(allowed) if needed > allowed => Err(WorkloadError::Memory { needed, allowed, remedy }),
+            Some(allowed) if needed > allowed => {
+                let (device, remedy) = (self.backend.info().name.clone(), remedy(allowed));
+                Err(WorkloadError::Memory { device, needed, allowed, remedy })
+            }
             _ => {
                 tracing::info!(%needed, allowed = ?self.allowed, "device memory planned");
                 Ok(())
@@ -88,9 +105,34 @@ impl Job<'_> {
     ) -> Result<(), WorkloadError> {
         let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
         let config = ModelConfig::parse(&open.files.config)?;
-        let needed =
-            plan_embedding(&config, self.planned_on(), &EmbeddingShape { quantization, adapter, pass })?;
-        self.check_memory(needed, "set [model] quantization = \"nf4\", or lower max_length")
+        let (on, own) = (self.planned_on(), EmbeddingShape { quantization, adapter, pass });
+        let needed = plan_embedding(&config, on, &own)?;
+        self.check_memory(needed, |allowed| {
+            let quantized = Some(Quantization::Nf4 { double_quantization: true });
+            let smaller = EmbeddingShape { quantization: quantized, ..own.clone() };
+            let can_change = own.quantization.is_none() && own.adapter.is_none();
+            match plan_embedding(&config, on, &smaller).ok().filter(|_| can_change) {
+                Some(enough) if enough <= allowed => {
+                    format!("set [model] quantization = \"nf4\", which needs {enough}")
+                }
+                Some(enough) => {
+                    format!("lower [model] max_length, or take a smaller model: even nf4 needs {enough}")
+                }
+                None => "lower [model] max_length, or take a smaller model".to_owned(),
+            }
+        })
+    }
+
+    /// An error of the middle of a job; with the plan's figure where the device ran out of memory.
+    pub(crate) fn explained(&self, error: WorkloadError, planned: Bytes) -> WorkloadError {
+        let device = match &error {
+            WorkloadError::Compute(motley_ops::Error::Backend(Error::OutOfMemory { device, .. }))
+            | WorkloadError::Device(Error::OutOfMemory { device, .. }) => device.clone(),
+            _ => return error,
+        };
+        let held = Bytes(self.backend.memory().peak);
+        let remedy = "take another device, or lower [train] token_budget or batch_size".to_owned();
+        WorkloadError::Exhausted { device, planned, held, remedy, source: Box::new(error) }
     }
 
     /// The document's model, opened.
@@ -135,5 +177,10 @@ fn allowed_memory(asked: Option<&Resources>, assignment: &Assignment) -> Option<
     let leased = Some(assignment.memory).filter(|memory| memory.0 > 0)?;
     let is_auto = asked.is_some_and(|resources| resources.memory == Memory::Auto);
     let free = || available_memory().unwrap_or(leased).max(leased);
-    Some(if is_auto && assignment.backend == BackendKind::Cpu { free() } else { leased })
+    match (is_auto, assignment.backend) {
+        (false, _) => Some(leased),
+        (true, BackendKind::Cpu) => Some(free()),
+        // The driver knows what others have left, and refuses what is not there.
+        (true, BackendKind::Cuda | BackendKind::Wgpu) => None,
+    }
 }

@@ -15,9 +15,12 @@ use motley_backends::Precision;
 const COMPILER: &str = "g++";
 const RUNTIME: &str = include_str!("runtime.cpp");
 /// Contraction to fused multiply-adds is as nvcc does it.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 10] = [
     "-std=c++17",
     "-O2",
+    // A card faults where a load of 8 or 16 bytes is not aligned, a processor does not.
+    "-fsanitize=alignment",
+    "-fno-sanitize-recover=alignment",
     "-march=native",
     "-ffp-contract=fast",
     "-fPIC",

@@ -212,7 +212,7 @@ fn bytes_between_agent_and_scheduler_are_pinned() {
 }
 
 #[test]
-fn bytes_between_client_and_scheduler_are_pinned() {
+fn bytes_from_clients_are_pinned() {
     let job = JobId(1);
     let grants = TokenGrant::User { name: "ada".into(), role: Role::Submitter };
     check!(
@@ -250,6 +250,11 @@ fn bytes_between_client_and_scheduler_are_pinned() {
             FromClient::Devices,
         ]
     );
+}
+
+#[test]
+fn bytes_to_clients_are_pinned() {
+    let job = JobId(1);
     let node = NodeView {
         node: NodeId(3),
         name: "node".into(),

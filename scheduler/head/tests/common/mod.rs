@@ -98,10 +98,6 @@ pub struct Agent {
 impl Agent {
     /// Connects and reports one CPU of 8 GiB, and these attempts; reads the welcome.
     pub async fn connect(address: &str, identity: &Identity, attempts: Vec<AttemptReport>) -> Agent {
-        let link = connect(address, ALPN_AGENT, identity).await.unwrap();
-        let (sender, receiver) = link.open().await.unwrap().split();
-        let Principal::Node { node } = *identity.principal() else { panic!("not a node") };
-        let mut agent = Agent { node, link, sender, receiver };
         let facts = NodeFacts {
             name: "host".into(),
             boot: "boot".into(),
@@ -115,7 +111,16 @@ impl Agent {
             cores: 4,
             memory: Bytes(16 << 30),
         };
-        agent.say(FromAgent::Report { facts, attempts }).await;
+        Agent::connect_reporting(address, identity, FromAgent::Report { facts, attempts }).await
+    }
+
+    /// As [`Agent::connect`], with a report of the test's own.
+    pub async fn connect_reporting(address: &str, identity: &Identity, report: FromAgent) -> Agent {
+        let link = connect(address, ALPN_AGENT, identity).await.unwrap();
+        let (sender, receiver) = link.open().await.unwrap().split();
+        let Principal::Node { node } = *identity.principal() else { panic!("not a node") };
+        let mut agent = Agent { node, link, sender, receiver };
+        agent.say(report).await;
         agent.hear(|message| matches!(message, ToAgent::Welcome { .. })).await;
         agent
     }

@@ -10,7 +10,7 @@ use motley_backends::{
     WeightPart, WeightSource,
 };
 use motley_kernels::{Arguments, Dtype, Entry, attention, gelu, layer_norm, lora, nf4};
-use motley_ops::{ModelConfig, shapes};
+use motley_ops::{ModelConfig, Role};
 use serde::Serialize;
 
 use super::line::rounded;
@@ -51,11 +51,7 @@ pub fn bench_kernels(
     name: &str,
     [length, texts]: [u32; 2],
 ) -> Result<Vec<KernelLine>, WorkloadError> {
-    let config = shapes::shape(name).ok_or_else(|| WorkloadError::Unusable {
-        what: format!("no shape is named `{name}`; there are {}", shapes::names()),
-        hint: "name one of them with --shape",
-    })?;
-    let config = ModelConfig::parse(config)?;
+    let config = super::shape_config(name)?;
     let choice = choice.settled();
     let rates = measure(&choice.open()?.backend)?;
     let backend = choice.open()?.backend;
@@ -110,13 +106,19 @@ impl Table {
     }
 
     fn products(&mut self) -> Result<(), WorkloadError> {
-        let (hidden, intermediate) = (self.config.hidden, self.config.intermediate);
-        let activation = Epilogue::BiasActivation(self.config.activation);
+        let activation = match self.config.decoder {
+            None => Epilogue::BiasActivation(self.config.activation),
+            Some(_) => Epilogue::None,
+        };
+        let stacked = |roles: &[Role]| {
+            let widths = roles.iter().map(|role| role.widths(&self.config));
+            widths.fold([0, 0], |[out, _], [inputs, outputs]| [out + outputs, inputs])
+        };
         let cases = [
-            ("qkv", [3 * hidden, hidden], Epilogue::Bias),
-            ("attention_output", [hidden, hidden], Epilogue::Bias),
-            ("intermediate", [intermediate, hidden], activation),
-            ("output", [hidden, intermediate], Epilogue::Bias),
+            ("qkv", stacked(&[Role::Query, Role::Key, Role::Value]), Epilogue::Bias),
+            ("attention_output", stacked(&[Role::AttentionOutput]), Epilogue::Bias),
+            ("intermediate", stacked(&[Role::Intermediate]), activation),
+            ("output", stacked(&[Role::Output]), Epilogue::Bias),
         ];
         for (name, [out, width], epilogue) in cases {
             let operations = Amount::Operations(2.0 * (out * width * self.tokens()) as f64);
@@ -148,20 +150,23 @@ impl Table {
     }
 
     fn attention(&mut self) -> Result<(), WorkloadError> {
-        let (hidden, heads, tokens) = (self.config.hidden, self.config.heads, self.tokens());
+        let (tokens, ModelConfig { heads, kv_heads, head_dim, .. }) = (self.tokens(), self.config.clone());
+        let (query, shared) = (heads * head_dim, kv_heads * head_dim);
+        let stride = query + 2 * shared;
+        let causal = self.config.decoder.as_ref().is_some_and(|decoder| decoder.is_causal);
         let args = attention::Args {
             tokens: tokens as u32,
             texts: self.texts as u32,
             longest: self.length as u32,
             heads: heads as u32,
-            kv_heads: heads as u32,
-            head_dim: (hidden / heads) as u32,
-            stride: 3 * hidden as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+            stride: stride as u32,
             query: 0,
-            key: hidden as u32,
-            value: 2 * hidden as u32,
-            scale: 1.0 / ((hidden / heads) as f32).sqrt(),
-            causal: 0,
+            key: query as u32,
+            value: (query + shared) as u32,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            causal: u32::from(causal),
             dropout: 0.0,
             seed_low: 0,
             seed_high: 0,
@@ -173,17 +178,13 @@ impl Table {
             .flat_map(|token| [(token / self.length) as u32, (token % self.length) as u32])
             .collect();
         let (ends, names) = (self.numbers(&ends)?, self.numbers(&names)?);
-        let [qkv, dqkv] = [
-            self.buffer(3 * hidden * tokens, Dtype::Activation)?,
-            self.buffer(3 * hidden * tokens, Dtype::Activation)?,
-        ];
-        let [out, dout] = [
-            self.buffer(hidden * tokens, Dtype::Activation)?,
-            self.buffer(hidden * tokens, Dtype::Activation)?,
-        ];
+        let [qkv, dqkv] = [self.activation(stride * tokens)?, self.activation(stride * tokens)?];
+        let [out, dout] = [self.activation(query * tokens)?, self.activation(query * tokens)?];
         let sums = self.buffer(tokens * heads, Dtype::F32)?;
-        // Scores and their product with v; the way back takes the scores again, and four products more.
-        let operations = 4.0 * (hidden * tokens * self.length) as f64;
+        // Scores and their product with v, half of them if causal; the way back takes the scores again, and four
+        // products more.
+        let seen = if causal { 0.5 } else { 1.0 };
+        let operations = 4.0 * (query * tokens * self.length) as f64 * seen;
         let forward = self.time(&attention::FORWARD, &args, &[&qkv, &ends, &names, &out, &sums])?;
         self.line("attention.forward", forward, Amount::Operations(operations));
         let buffers = [&dout, &qkv, &out, &sums, &ends, &names, &dqkv];
@@ -279,9 +280,12 @@ impl Table {
         Ok(buffer)
     }
 
+    fn activation(&self, count: usize) -> Result<Buffer, WorkloadError> {
+        self.buffer(count, Dtype::Activation)
+    }
+
     fn three(&self, count: usize) -> Result<[Buffer; 3], WorkloadError> {
-        let one = || self.buffer(count, Dtype::Activation);
-        Ok([one()?, one()?, one()?])
+        Ok([self.activation(count)?, self.activation(count)?, self.activation(count)?])
     }
 
     fn numbers(&self, values: &[u32]) -> Result<Buffer, WorkloadError> {

@@ -18,7 +18,7 @@ mod texts;
 use std::path::PathBuf;
 
 use motley_backends::Backend;
-use motley_ops::Quantization as Nf4;
+use motley_ops::{ModelConfig, Quantization as Nf4, shapes};
 use motley_scheduler_core::document::{Model, Quantization};
 
 use super::WorkloadError;
@@ -132,6 +132,17 @@ impl Bench {
         let opened = choice.open()?;
         Ok(Bench { backend: opened.backend, note: opened.note, peak })
     }
+}
+
+fn shape_config(name: &str) -> Result<ModelConfig, WorkloadError> {
+    let text = shapes::shape(name).ok_or_else(|| {
+        let names = shapes::SHAPES.map(|(name, _)| name).join(", ");
+        WorkloadError::Unusable {
+            what: format!("no shape is named `{name}`; there are {names}"),
+            hint: "name one of them",
+        }
+    })?;
+    Ok(ModelConfig::parse(text)?)
 }
 
 fn nf4(quantization: Option<Quantization>) -> Option<Nf4> {

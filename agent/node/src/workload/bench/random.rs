@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use motley_ops::{Encoder, LoadOptions, ModelConfig, ModelDropout, TokenizedText, TrainRow, Work, shapes};
+use motley_ops::{Encoder, LoadOptions, ModelConfig, ModelDropout, TokenizedText, TrainRow, Work};
 
 use super::line::{BenchLine, rounded};
 use super::{Bench, BenchOptions, ROUNDS, WARM_UP_STEPS, nf4};
@@ -31,11 +31,7 @@ impl Source {
     /// # Errors
     /// An unknown shape, or texts that it cannot take.
     pub(super) fn new(name: &str, length: u32, texts: u32) -> Result<Source, WorkloadError> {
-        let config = shapes::shape(name).ok_or_else(|| WorkloadError::Unusable {
-            what: format!("no shape is named `{name}`; there are {}", shapes::names()),
-            hint: "name one of them with --random-weights",
-        })?;
-        let config = ModelConfig::parse(config)?;
+        let config = super::shape_config(name)?;
         let (length, texts) = (length as usize, texts as usize);
         if length == 0 || length > config.max_positions() || texts == 0 {
             let most = config.max_positions();

@@ -183,7 +183,8 @@ fn memory_that_does_not_fit_is_refused_with_the_figure() {
     attempt.context.spec.assignment.memory = Bytes(50 << 20);
     let error = attempt.run().unwrap_err();
     assert!(matches!(error, WorkloadError::Memory { .. }), "{error}");
-    assert!(error.to_string().contains("it has 50MiB"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("on cpu:0, it has 50MiB") && text.contains("hint: ask for more with"), "{error}");
 }
 
 #[test]
@@ -223,4 +224,41 @@ fn a_config_that_lies_is_refused_before_anything_is_loaded() {
         let reason = crate::failure::workload_reason(&error);
         assert_eq!(reason, motley_scheduler_core::failure::FailureReason::UserError, "{error}");
     }
+}
+
+#[test]
+fn a_device_that_fails_in_a_step_fails_the_job_with_its_reason_and_figures() {
+    use crate::failure::workload_reason;
+    use motley_backends::faults::{Fault, Faulty};
+    use motley_backends::{Backend, DeviceRequest, open};
+    use motley_scheduler_core::document::Workload;
+    use motley_scheduler_core::failure::FailureReason;
+
+    let cpu = || {
+        let request = DeviceRequest { backend: "cpu".into(), threads: Some(2), ..DeviceRequest::default() };
+        open(&request).unwrap()
+    };
+    let run = |fault: Fault| {
+        let attempt = attempt(&document("qlora", 42).replace("epochs = 2", "max_steps = 2"))?;
+        let Workload::Train(train) = &attempt.context.document.workload else { panic!("a train document") };
+        let device = Faulty::new(cpu(), "cuda:0", fault);
+        let result = crate::workload::train::run_on_device(&attempt.context, train, device.clone());
+        Some((result, device))
+    };
+    let never = Fault::OutOfMemory { allocation: u64::MAX };
+    let Some((result, whole)) = run(never) else { return };
+    result.unwrap();
+    // In the middle of the second step.
+    let (allocation, launch) = (whole.allocations() * 3 / 4, whole.launches() * 3 / 4);
+    let (result, device) = run(Fault::OutOfMemory { allocation }).unwrap();
+    let error = result.unwrap_err();
+    let text = error.to_string();
+    assert_eq!(workload_reason(&error), FailureReason::OomGpu, "{text}");
+    assert!(text.contains("the plan for the whole job was ") && text.contains("MiB on cuda:0"), "{text}");
+    assert_eq!(device.memory().live, 0, "nothing of the job is left");
+    let (result, device) = run(Fault::Lost { launch }).unwrap();
+    let error = result.unwrap_err();
+    assert_eq!(workload_reason(&error), FailureReason::DeviceFault, "{error}");
+    assert!(error.to_string().contains("cuda:0 failed at "), "{error}");
+    assert_eq!(device.memory().live, 0, "nothing of the job is left");
 }

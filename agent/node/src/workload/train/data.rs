@@ -6,6 +6,7 @@ use motley_scheduler_core::document::Train;
 use motley_scheduler_core::document::train::Loss;
 use motley_scheduler_core::unit::Bytes;
 
+use super::nearest;
 use super::validation::WINDOW_ROWS;
 use crate::runner::Context;
 use crate::text::{TextSettings, TextTokenizer};
@@ -118,14 +119,21 @@ impl TrainData {
         let tokenizer = &open.tokenizer;
         let lengths = |file: &RowFile| self.lengths(file, tokenizer, &*job.backend);
         let validation = self.validation.as_ref().map(lengths).transpose()?;
+        let rows = lengths(&self.rows)?;
         let shape = TrainingShape {
-            step: lengths(&self.rows)?.step(&train.steps, self.order),
+            step: rows.step(&train.steps, self.order),
             validation: validation
                 .map_or_else(Default::default, |file| file.pairs(WINDOW_ROWS as usize, on.kind)),
             measuring: self.tasks.largest_pass(tokenizer.settings(), on.kind)?,
         };
         let needed = plan_training(train, &config, on, shape)?;
-        job.check_memory(needed, "lower [train] batch_size, token_budget or [model] max_length")?;
+        job.check_memory(needed, |allowed| {
+            let needs = |train: &Train| {
+                let shape = TrainingShape { step: rows.step(&train.steps, self.order), ..shape };
+                plan_training(train, &config, on, shape).ok()
+            };
+            nearest::setting_that_fits(train, &config, allowed, &needs)
+        })?;
         Ok(needed)
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! data        rows, order, prompts, evaluation and validation data: all read and checked before a model is loaded
 //! settings    the document's words as the trainer's settings
+//! nearest     what to change in a training that does not fit
 //! session     the loop: steps, log, validation, checkpoints, resuming
 //! finish      adapter folder, measuring after, report.json
 //! ```
@@ -12,6 +13,7 @@
 
 mod data;
 mod finish;
+mod nearest;
 mod session;
 pub(super) mod settings;
 pub(super) mod validation;
@@ -42,19 +44,27 @@ pub(crate) fn run(context: &Context, train: &Train) -> Result<(), WorkloadError>
     let began = Instant::now();
     settings::check(train)?;
     let data = TrainData::read(context, train)?;
-    let job = Job::new(context)?;
+    run_on(Job::new(context)?, train, data, began)
+}
+
+fn run_on(job: Job<'_>, train: &Train, data: TrainData, began: Instant) -> Result<(), WorkloadError> {
+    let context = job.context();
     let open = job.open_model(&train.model, None)?;
     data.check_prompts(open.tokenizer.settings())?;
     let planned = data.plan(train, &open, &job)?;
     let work = Work { context, train, job, open, data, planned, began };
-    let resumed = work.resumed()?;
-    let before = match &resumed {
-        Some(checkpoint) => Before::restore(&work, checkpoint)?,
-        None => Before::measure(&work)?,
-    };
-    let session = Session::begin(&work, &before, resumed)?;
-    let trained = session.run()?;
-    finish::finish(&work, before, trained)
+    work.run().map_err(|error| work.job.explained(error, planned))
+}
+
+/// [`run`] on a device of the caller's.
+#[cfg(test)]
+pub(super) fn run_on_device(
+    context: &Context,
+    train: &Train,
+    backend: std::sync::Arc<dyn motley_backends::Backend>,
+) -> Result<(), WorkloadError> {
+    let data = TrainData::read(context, train)?;
+    run_on(Job::on(context, backend, None), train, data, Instant::now())
 }
 
 /// What may differ from one `ctl bench train` to the other.
@@ -112,6 +122,17 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    fn run(&self) -> Result<(), WorkloadError> {
+        let resumed = self.resumed()?;
+        let before = match &resumed {
+            Some(checkpoint) => Before::restore(self, checkpoint)?,
+            None => Before::measure(self)?,
+        };
+        let session = Session::begin(self, &before, resumed)?;
+        let trained = session.run()?;
+        finish::finish(self, before, trained)
+    }
+
     fn origin(&self) -> Origin {
         Origin {
             document_sha256: sha256_text(self.context.spec.assignment.document.as_bytes()),
