@@ -20,7 +20,7 @@ mod weight;
 
 use std::sync::{Arc, OnceLock};
 
-use motley_kernels::{Access, Workers};
+use motley_kernels::{Access, Workers, nf4};
 
 pub(crate) use self::adapter::discover;
 use self::gpu::Gpu;
@@ -88,11 +88,14 @@ impl Wgpu {
         Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map: OnceLock::new() })
     }
 
+    /// What kernel nf4 calls so.
     fn map(&self) -> Result<&Buffer> {
         if let Some(map) = self.map.get() {
             return Ok(map);
         }
-        let made = weight::upload_map(self)?;
+        let bytes: &[u8] = bytemuck::cast_slice(nf4::dynamic_map());
+        let made = self.shelf.own(bytes.len())?;
+        self.upload(bytes, made.all())?;
         Ok(self.map.get_or_init(|| made))
     }
 

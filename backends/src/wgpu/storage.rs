@@ -69,6 +69,14 @@ impl Shelf {
         Ok(Buffer::new(bytes, Arc::new(storage)))
     }
 
+    /// A small buffer of the backend's own, which is in no plan and not counted. Contents are anything.
+    pub fn own(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        let category = Category::Workspace;
+        let found = self.find((bytes as u64).next_multiple_of(GRANULE), true)?;
+        let buffer = found.ok_or_else(|| self.out_of_memory(bytes as u64, category))?;
+        Ok(Buffer::new(bytes, Arc::new(Storage { buffer, bytes: 0, category, shelf: self.clone() })))
+    }
+
     /// As the driver says, which tells no number: none of this size is free.
     fn out_of_memory(&self, requested: u64, category: Category) -> Error {
         let (device, category) = (self.gpu.name.clone(), category.name());

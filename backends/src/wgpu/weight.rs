@@ -123,11 +123,6 @@ impl Piece {
     }
 }
 
-/// The map of kernel nf4 on the device.
-pub(super) fn upload_map(backend: &dyn Backend) -> Result<Buffer> {
-    upload(backend, bytemuck::cast_slice(nf4::dynamic_map()))
-}
-
 /// Values of a piece, [rows, in].
 pub(super) enum PieceValues<'a> {
     Resident(&'a Buffer, SourceDtype),
