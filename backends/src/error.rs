@@ -25,7 +25,9 @@ pub enum Error {
     #[error("{device} keeps no activations in {precision}\nhint: use precision f32")]
     Precision { device: String, precision: &'static str },
 
-    #[error("{what} binds {bytes} bytes at once, {device} takes {limit}\nhint: take smaller batches")]
+    #[error(
+        "{what} binds {bytes} bytes at once, {device} takes {limit}\nhint: take smaller batches, or a device that binds more"
+    )]
     BindingTooLarge { device: String, what: &'static str, bytes: u64, limit: u64 },
 
     #[error("unknown backend {name}\nhint: backends are cuda, wgpu, cpu and null")]

@@ -87,7 +87,16 @@ impl Backend for Null {
             (DeviceKind::Cuda, WeightFormat::Nf4 { .. }) => {
                 (rows_bytes(source, precision), (out * width * precision) as u64)
             }
-            (DeviceKind::Cuda | DeviceKind::Wgpu, _) => (rows_bytes(source, precision), 0),
+            (DeviceKind::Wgpu, WeightFormat::Nf4 { .. }) => {
+                let workspace = (out * width * precision) as u64;
+                (rows_bytes(source, precision), workspace.min(crate::wgpu::WORKSPACE_BYTES_MAX))
+            }
+            (DeviceKind::Wgpu, WeightFormat::F32) => {
+                let biases = source.bias.map_or(0, |bias| bias.len() * precision);
+                let values = out * width * crate::wgpu::resident_dtype(source).bytes();
+                ((values + biases) as u64, 0)
+            }
+            (DeviceKind::Cuda, WeightFormat::F32) => (rows_bytes(source, precision), 0),
             (DeviceKind::Cpu | DeviceKind::Null, _) => (weight_bytes([out, width], source), 0),
         };
         let weight = NullWeight { _counted: self.count(bytes, Category::Weights)?, workspace };

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::decoder::{PlainDecoder, small_decoder};
 use support::plain::PlainAdapter;
 use support::small::{HIDDEN, Seeded, Setup, SmallModel, rows, texts, trainer};
-use support::{cpu, difference};
+use support::{device, difference};
 
 /// Ten times what two layers of f32 come to here; values are of size 1.
 const TOLERANCE: f64 = 1e-5;
@@ -247,7 +247,7 @@ fn random_weights_depend_on_the_seed_alone() {
     let config = small_decoder("qwen3", json!({}), Dtype::F32).config();
     let embed = |seed, quantization| {
         let options = LoadOptions { quantization, normalize: Some(true), ..LoadOptions::default() };
-        Encoder::random(cpu(2), &config, &options, seed).unwrap().embed(&some_texts()).unwrap()
+        Encoder::random(device(2), &config, &options, seed).unwrap().embed(&some_texts()).unwrap()
     };
     let vectors = embed(3, None);
     assert!(vectors.chunks(HIDDEN).all(|x| (x.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5));

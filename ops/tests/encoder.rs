@@ -12,7 +12,7 @@ use motley_ops::{Adapter, LoadOptions, LoraConfig, Quantization, Targets, Tokeni
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use support::{Model, json_lines, shared};
+use support::{Model, is_elsewhere, json_lines, shared};
 
 /// Ten times the noise between float32 implementations is 3e-6; the aim is given as 1e-5.
 const TOLERANCE: f32 = 1e-5;
@@ -22,7 +22,10 @@ fn reference() -> Option<(Model, Vec<TokenizedText>, Vec<f32>)> {
     let (mut texts, mut wanted) = (Vec::new(), Vec::new());
     for row in json_lines(&path) {
         let numbers = |key: &str| row[key].as_array().unwrap().clone();
-        let ids = numbers("token_ids").iter().map(|id| Value::as_u64(id).unwrap() as u32).collect();
+        let ids: Vec<_> = numbers("token_ids").iter().map(|id| Value::as_u64(id).unwrap() as u32).collect();
+        if is_elsewhere() && ids.len() > 64 {
+            continue;
+        }
         texts.push(TokenizedText { ids, type_ids: Vec::new() });
         wanted.extend(numbers("embedding").iter().map(|value| value.as_f64().unwrap() as f32));
     }

@@ -9,7 +9,7 @@ use crate::open::{DeviceKind, Precision};
 use crate::{Error, Result};
 
 /// Percent of a device's memory at which wgpu refuses allocations, where the driver tells how much there is.
-const MEMORY_PERCENT_MAX: u8 = 95;
+pub(super) const MEMORY_PERCENT_MAX: u8 = 95;
 
 const REMEDY: &str = "install the Vulkan driver of the GPU's vendor and the loader (Debian: libvulkan1); \
     mesa-vulkan-drivers brings those of AMD and Intel, and one that computes on the processor";

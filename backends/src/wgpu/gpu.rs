@@ -18,6 +18,9 @@ pub(super) struct Gpu {
     /// Adapter and driver.
     pub description: String,
     pub memory: Option<u64>,
+    /// What may be used where nobody says: nearly all memory of a card of its own. Other adapters share the machine's,
+    /// and their drivers alone know how much of it.
+    pub budget: Option<u64>,
     /// It computes on the processor.
     pub is_software: bool,
     failure: Arc<Failure>,
@@ -48,7 +51,11 @@ impl Gpu {
                 let description = format!("{} {}", info.name, adapter::driver(&info));
                 let is_software = info.device_type == DeviceType::Cpu;
                 let (memory, failure) = (adapter::memory(&adapter), Arc::default());
-                let gpu = Gpu { device, queue, limits, name, description, memory, is_software, failure };
+                let is_discrete = info.device_type == DeviceType::DiscreteGpu;
+                let percent = u64::from(adapter::MEMORY_PERCENT_MAX);
+                let budget = memory.filter(|_| is_discrete).map(|memory| memory / 100 * percent);
+                let gpu =
+                    Gpu { device, queue, limits, name, description, memory, budget, is_software, failure };
                 gpu.watch();
                 return Ok(gpu);
             }

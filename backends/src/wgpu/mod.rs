@@ -18,9 +18,9 @@ mod storage;
 mod tests;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use motley_kernels::{Access, Workers};
+use motley_kernels::{Access, Workers, nf4};
 
 pub(crate) use self::adapter::discover;
 use self::gpu::Gpu;
@@ -30,6 +30,7 @@ use self::product::Way;
 use self::recorder::Recorder;
 use self::storage::Shelf;
 use self::weight::DeviceWeight;
+pub(crate) use self::weight::{WORKSPACE_BYTES_MAX, resident_dtype};
 use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};
@@ -47,6 +48,8 @@ pub(crate) struct Wgpu {
     binder: Binder,
     pipelines: Pipelines,
     way: Way,
+    /// Of kernel nf4, from its first use on.
+    map: OnceLock<Buffer>,
 }
 
 pub(crate) fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
@@ -69,8 +72,9 @@ impl Wgpu {
             Workers::new(threads).map_err(|source| Error::Threads { threads, source: Box::new(source) })?;
         let gpu = Arc::new(gpu);
         let way = if gpu.is_software { Way::Plain } else { Way::Tiled };
+        let limit = request.memory_limit.or(gpu.budget);
         let recorder = Arc::new(Recorder::new(gpu.clone())?);
-        let shelf = Arc::new(Shelf::new(gpu.clone(), recorder.clone(), request.memory_limit));
+        let shelf = Arc::new(Shelf::new(gpu.clone(), recorder.clone(), limit));
         let binder = Binder::new(gpu.clone(), recorder.clone(), shelf.clone())?;
         let info = DeviceInfo {
             kind: DeviceKind::Wgpu,
@@ -81,7 +85,18 @@ impl Wgpu {
             numerics_class: format!("wgpu {} {}", gpu.description, way.name()),
         };
         let pipelines = Pipelines::new(gpu.clone());
-        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way })
+        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map: OnceLock::new() })
+    }
+
+    /// What kernel nf4 calls so.
+    fn map(&self) -> Result<&Buffer> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(nf4::dynamic_map());
+        let made = self.shelf.own(bytes.len())?;
+        self.upload(bytes, made.all())?;
+        Ok(self.map.get_or_init(|| made))
     }
 
     /// How much of a buffer one binding holds, in whole vectors.

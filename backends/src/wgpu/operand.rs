@@ -47,7 +47,7 @@ pub(super) struct Bindings<'a> {
 
 impl Binder {
     pub fn new(gpu: Arc<Gpu>, recorder: Arc<Recorder>, shelf: Arc<Shelf>) -> Result<Self> {
-        let empty = || shelf.buffer(16, Category::Workspace, false);
+        let empty = || shelf.own(VECTOR as usize);
         let empty = [empty()?, empty()?];
         Ok(Binder { gpu, recorder, shelf, empty })
     }

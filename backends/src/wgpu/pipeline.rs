@@ -27,6 +27,7 @@ pub(super) struct Function<'a> {
     pub source: &'a str,
     /// In the order of their bindings.
     pub accesses: &'a [Access],
+    pub constants: &'a [(&'static str, u32)],
 }
 
 impl Pipelines {
@@ -41,7 +42,8 @@ impl Pipelines {
     pub fn of_entry(&self, entry: &'static Entry, arguments: &[u8]) -> Result<Arc<Pipeline>> {
         let kernel = ALL.iter().find(|kernel| kernel.entries.iter().any(|e| std::ptr::eq(*e, entry)));
         let kernel = kernel.ok_or(Error::Foreign { what: entry.name })?;
-        let constants = constants(entry, arguments, kernel.wgsl);
+        let mut constants = constants(entry, arguments, kernel.wgsl);
+        constants.push(("is_software", u32::from(self.gpu.is_software)));
         let key = (entry.name, constants.iter().map(|(_, value)| *value).collect());
         self.get(key, || {
             let accesses: Vec<_> = entry.bindings.iter().map(|binding| binding.access).collect();
@@ -53,7 +55,9 @@ impl Pipelines {
     /// # Errors
     /// The driver refuses the source.
     pub fn of_function(&self, function: &Function<'_>) -> Result<Arc<Pipeline>> {
-        self.get((function.name, Vec::new()), || self.make(function.name, function.source, function.accesses))
+        let Function { name, source, accesses, constants } = *function;
+        let key = (name, constants.iter().map(|(_, value)| *value).collect());
+        self.get(key, || self.make(name, &specialised(source, constants), accesses))
     }
 
     fn get(&self, key: Key, make: impl FnOnce() -> Result<Pipeline>) -> Result<Arc<Pipeline>> {

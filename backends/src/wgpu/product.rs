@@ -10,6 +10,7 @@ use crate::Result;
 use crate::buffer::View;
 use crate::open::Precision;
 use crate::product::{self, Direction, Epilogue, Linear, Matmul};
+use crate::weight::SourceDtype;
 
 const SHARED: &str = include_str!("product.wgsl");
 const PLAIN: &str = include_str!("product_plain.wgsl");
@@ -76,6 +77,7 @@ impl Way {
 struct Factors<'a> {
     left: View<'a>,
     right: Option<View<'a>>,
+    right_dtype: SourceDtype,
     bias: Option<View<'a>>,
     output: View<'a>,
 }
@@ -111,7 +113,7 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
     let mut beta = if call.accumulate { 1.0 } else { 0.0 };
     let mut first = 0;
     for piece in &weight.pieces {
-        let values = weight.values(wgpu, piece)?;
+        let values = piece.values(wgpu, wgpu.map()?)?;
         let args = match call.direction {
             Direction::Forward => Args {
                 columns: piece.rows as u32,
@@ -138,9 +140,9 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
                 ..plain
             },
         };
-        let right = Some(values.view());
+        let (right, right_dtype) = (Some(values.view()), values.dtype());
         let bias = bias.map(|bias| bias.all());
-        run(wgpu, args, Factors { left: call.input, right, bias, output: call.output })?;
+        run(wgpu, args, Factors { left: call.input, right, right_dtype, bias, output: call.output })?;
         first += piece.rows;
         // The next piece of a sum over `out` adds to this one.
         beta = if forward { beta } else { 1.0 };
@@ -148,7 +150,8 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
     if first == 0 && !forward {
         // A sum of nothing.
         let args = Args { columns: width as u32, output_row: width as u32, beta, ..plain };
-        run(wgpu, args, Factors { left: call.input, right: None, bias: None, output: call.output })?;
+        let (left, output) = (call.input, call.output);
+        run(wgpu, args, Factors { left, right: None, right_dtype: SourceDtype::F32, bias: None, output })?;
     }
     Ok(())
 }
@@ -195,7 +198,8 @@ pub(super) fn matmul(wgpu: &Wgpu, call: &Matmul<'_>) -> Result<()> {
         ..bytemuck::Zeroable::zeroed()
     };
     let right = Some(call.right.view);
-    run(wgpu, args, Factors { left: call.left.view, right, bias: None, output: call.output.view })
+    let (left, output) = (call.left.view, call.output.view);
+    run(wgpu, args, Factors { left, right, right_dtype: SourceDtype::F32, bias: None, output })
 }
 
 fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
@@ -223,7 +227,13 @@ fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
     };
     let way = wgpu.way;
     let source = way.source();
-    let function = Function { name: way.name(), source: &source, accesses: &ACCESSES };
+    let format = match factors.right_dtype {
+        SourceDtype::F32 => 0,
+        SourceDtype::Bf16 => 1,
+        SourceDtype::F16 => 2,
+    };
+    let constants = [("right_format", format)];
+    let function = Function { name: way.name(), source: &source, accesses: &ACCESSES, constants: &constants };
     let pipeline = wgpu.pipelines.of_function(&function)?;
     let tiles = args.rows.div_ceil(way.tile()) * args.columns.div_ceil(way.tile()) * args.batch;
     wgpu.recorder.dispatch(&pipeline, &bindings.bound, bytemuck::bytes_of(&args), tiles)?;

@@ -55,8 +55,10 @@ impl Shelf {
     /// Contents are zeros, or anything if `stale` will do.
     pub fn buffer(self: &Arc<Self>, bytes: usize, category: Category, stale: bool) -> Result<Buffer> {
         let size = (bytes as u64).next_multiple_of(GRANULE).max(GRANULE);
-        if size > self.gpu.limits.max_buffer_size {
-            return Err(self.out_of_memory(bytes as u64, category));
+        let limit = self.gpu.limits.max_buffer_size;
+        if size > limit {
+            let device = self.gpu.name.clone();
+            return Err(Error::BindingTooLarge { device, what: "a buffer", bytes: bytes as u64, limit });
         }
         self.ledger.take(bytes as u64, category)?;
         let buffer = self
@@ -67,10 +69,18 @@ impl Shelf {
         Ok(Buffer::new(bytes, Arc::new(storage)))
     }
 
+    /// A small buffer of the backend's own, which is in no plan and not counted. Contents are anything.
+    pub fn own(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        let category = Category::Workspace;
+        let found = self.find((bytes as u64).next_multiple_of(GRANULE), true)?;
+        let buffer = found.ok_or_else(|| self.out_of_memory(bytes as u64, category))?;
+        Ok(Buffer::new(bytes, Arc::new(Storage { buffer, bytes: 0, category, shelf: self.clone() })))
+    }
+
+    /// As the driver says, which tells no number: none of this size is free.
     fn out_of_memory(&self, requested: u64, category: Category) -> Error {
         let (device, category) = (self.gpu.name.clone(), category.name());
-        let free = self.gpu.limits.max_buffer_size.min(requested.saturating_sub(1));
-        Error::OutOfMemory { device, category, requested, free }
+        Error::OutOfMemory { device, category, requested, free: 0 }
     }
 
     /// A freed buffer or a new one; nothing where the driver has no more memory.

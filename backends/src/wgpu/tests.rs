@@ -1,11 +1,11 @@
 //! What is the wgpu backend's own: both ways to multiply, pieces of weights, views that WebGPU does not take, counted
 //! memory, and failures that become errors. That kernels are right, the conformance suite shows.
 
-use motley_kernels::{elementwise, gelu};
+use motley_kernels::{attention, elementwise, gelu};
 
 use super::pipeline::Function;
 use super::*;
-use crate::product::{self, Direction, Epilogue};
+use crate::product::{self as factor, Direction, Epilogue};
 use crate::weight::{SourceDtype, WeightFormat, WeightPart};
 
 const FORMATS: [WeightFormat; 3] = [
@@ -151,6 +151,45 @@ fn quantized_weights_in_pieces_multiply_as_whole_ones() {
 }
 
 #[test]
+fn weights_of_16_bits_stay_so_and_multiply_exactly() {
+    let [rows, out, width] = [9, 50, 37];
+    let (x, dy) = (random(rows * width, 2), random(rows * out, 3));
+    let Some(mut wgpu) = opened() else { return };
+    for dtype in [SourceDtype::Bf16, SourceDtype::F16] {
+        // Every fifth is below the normal numbers of f16.
+        let size = |index: usize| if index.is_multiple_of(5) { 1e-6 } else { 1.0 };
+        let bytes: Vec<u8> = random(out * width, 1)
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| value * size(index))
+            .flat_map(|value| match dtype {
+                SourceDtype::F16 => half::f16::from_f32(value).to_le_bytes(),
+                _ => half::bf16::from_f32(value).to_le_bytes(),
+            })
+            .collect();
+        let cut = 11 * width * 2;
+        let parts = [(11, &bytes[..cut]), (out - 11, &bytes[cut..])].map(|(out, bytes)| WeightPart {
+            bytes,
+            shape: [out, width],
+            dtype,
+        });
+        let before = wgpu.memory().live;
+        let source = WeightSource { parts: &parts, bias: None, format: WeightFormat::F32 };
+        let weight = wgpu.prepare_weight(&source).unwrap();
+        assert_eq!(wgpu.memory().live - before, (out * width * 2) as u64);
+        let w = wgpu.read_weight(&weight).unwrap();
+        assert_eq!(w, WeightPart { bytes: &bytes, shape: [out, width], dtype }.values());
+        for way in [Way::Plain, Way::Tiled] {
+            wgpu.way = way;
+            let got = linear(&wgpu, &weight, &x, Direction::Forward, Epilogue::None);
+            assert_product(&got, &x, |t, j| w[j * width + t], [rows, out, width]);
+            let got = linear(&wgpu, &weight, &dy, Direction::Backward, Epilogue::None);
+            assert_product(&got, &dy, |t, j| w[t * width + j], [rows, width, out]);
+        }
+    }
+}
+
+#[test]
 fn a_rows_bits_depend_on_the_row_and_the_weight_alone() {
     let Some(mut wgpu) = opened() else { return };
     let (rows, [out, width]) = (131, [70, 90]);
@@ -181,17 +220,14 @@ fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
         let at = |element: usize, count: usize| all.part(element * 4, count * 4);
         let right_at = 3 + 2 * m * k;
         let call = Matmul {
-            left: product::Operand {
-                batch_stride: m * k,
-                ..product::Operand::transposed(at(3, 2 * m * k), m)
-            },
-            right: product::Operand {
+            left: factor::Operand { batch_stride: m * k, ..factor::Operand::transposed(at(3, 2 * m * k), m) },
+            right: factor::Operand {
                 batch_stride: k * n,
-                ..product::Operand::rows(at(right_at, 2 * k * n), n)
+                ..factor::Operand::rows(at(right_at, 2 * k * n), n)
             },
-            output: product::Operand {
+            output: factor::Operand {
                 batch_stride: m * n,
-                ..product::Operand::rows(at(right_at + 2 * k * n, 2 * m * n), n)
+                ..factor::Operand::rows(at(right_at + 2 * k * n, 2 * m * n), n)
             },
             shape: [m, n, k],
             batch: 2,
@@ -208,6 +244,55 @@ fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
         let twice = downloaded(&wgpu, &all);
         for (twice, once) in twice[right_at + 2 * k * n..].iter().zip(got) {
             assert!((twice - once).abs() <= 1e-6 * once.abs().max(1.0));
+        }
+    }
+}
+
+/// out and dqkv of two texts of 9 and 70 tokens, two heads, one for keys and values.
+fn attended(wgpu: &Wgpu, head_dim: usize) -> Vec<f32> {
+    let (tokens, stride) = (79, 4 * head_dim);
+    let args = attention::Args {
+        tokens: tokens as u32,
+        texts: 2,
+        longest: 70,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: head_dim as u32,
+        stride: stride as u32,
+        query: 0,
+        key: 2 * head_dim as u32,
+        value: 3 * head_dim as u32,
+        scale: 0.3,
+        causal: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let words = |words: &[u32]| uploaded(wgpu, bytemuck::cast_slice(words));
+    let (lengths, rows) = (words(&[0, 9, 79]), words(&vec![0; 2 * tokens]));
+    let qkv = uploaded(wgpu, &random(tokens * stride, 1));
+    let dout = uploaded(wgpu, &random(tokens * 2 * head_dim, 2));
+    let buffer = |count: usize| wgpu.allocate_unfilled(count * 4, Category::Activations).unwrap();
+    let (out, log_sum_exp, dqkv) =
+        (buffer(tokens * 2 * head_dim), buffer(tokens * 2), buffer(tokens * stride));
+    let views = [qkv.all(), lengths.all(), rows.all(), out.all(), log_sum_exp.all()];
+    wgpu.launch(&Launch::new(&attention::FORWARD, &args, &views)).unwrap();
+    let views = [&dout, &qkv, &out, &log_sum_exp, &lengths, &rows, &dqkv].map(|buffer| buffer.all());
+    wgpu.launch(&Launch::new(&attention::BACKWARD, &args, &views)).unwrap();
+    [downloaded(wgpu, &out), downloaded(wgpu, &dqkv)].concat()
+}
+
+#[test]
+fn attention_is_the_same_with_and_without_its_arrays_in_registers() {
+    let hardware = |gpu: &mut Gpu| gpu.is_software = false;
+    let software = |gpu: &mut Gpu| gpu.is_software = true;
+    let request = DeviceRequest::default();
+    let (Some(hardware), Some(software)) = (opened_with(&request, hardware), opened_with(&request, software))
+    else {
+        return;
+    };
+    for head_dim in [7, 24] {
+        let (got, wanted) = (attended(&hardware, head_dim), attended(&software, head_dim));
+        for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+            assert!((got - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "element {i}: {got}, {wanted}");
         }
     }
 }
@@ -280,13 +365,18 @@ fn memory_is_counted_used_again_and_refused_before_the_driver_does() {
     assert_eq!((wgpu.memory().cached, downloaded(&wgpu, &again)), (0, vec![0.0; 1000]));
     let refused = wgpu.allocate(1 << 20, Category::Activations);
     assert!(matches!(refused, Err(Error::OutOfMemory { category: "activations", .. })));
+    let small = |gpu: &mut Gpu| gpu.limits.max_buffer_size = 1 << 20;
+    let Some(wgpu) = opened_with(&DeviceRequest::default(), small) else { return };
+    let refused = wgpu.allocate((1 << 20) + 1, Category::Activations);
+    assert!(matches!(refused, Err(Error::BindingTooLarge { limit: 1_048_576, .. })));
 }
 
 #[test]
 fn failures_become_errors_and_stay() {
     let Some(wgpu) = opened() else { return };
     let buffer = uploaded(&wgpu, &[1.0; 4]);
-    let broken = Function { name: "broken", source: "fn broken() { nonsense }", accesses: &[] };
+    let broken =
+        Function { name: "broken", source: "fn broken() { nonsense }", accesses: &[], constants: &[] };
     let error = wgpu.pipelines.of_function(&broken).err().unwrap();
     assert!(matches!(error, Error::DeviceFailed { call: "compile", .. }), "{error}");
     let error = wgpu.download(buffer.all(), &mut [0; 16]).unwrap_err().to_string();
@@ -299,6 +389,41 @@ fn failures_become_errors_and_stay() {
     let error = wgpu.synchronize().unwrap_err();
     assert!(matches!(error, Error::DeviceFailed { .. }), "{error}");
     assert!(add(&wgpu, x.all(), y.all(), 4).is_err());
+}
+
+/// The sources of products without a device: valid, and with the arguments that this crate gives.
+#[test]
+fn sources_of_products_have_the_arguments_of_products() {
+    use motley_kernels::{Arguments, Dtype};
+    for way in [Way::Plain, Way::Tiled] {
+        let source = way.source();
+        let module = naga::front::wgsl::parse_str(&source).unwrap();
+        let flags = naga::valid::ValidationFlags::all();
+        naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+        let args = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Args")).unwrap().1;
+        let naga::TypeInner::Struct { members, .. } = &args.inner else { panic!("Args is no struct") };
+        let fields = product::Args::FIELDS.iter().enumerate();
+        let wanted: Vec<_> = fields.map(|(i, f)| (f.name, f.dtype == Dtype::F32, i as u32 * 4)).collect();
+        let is_f32 = |ty| module.types[ty].inner == naga::TypeInner::Scalar(naga::Scalar::F32);
+        let given: Vec<_> =
+            members.iter().map(|m| (m.name.as_deref().unwrap(), is_f32(m.ty), m.offset)).collect();
+        assert_eq!(given, wanted);
+    }
+}
+
+#[test]
+fn what_is_found_is_described_or_its_lack_is() {
+    let found = discover();
+    assert!(!found.devices.is_empty() || !found.missing.is_empty());
+    for (index, device) in found.devices.iter().enumerate() {
+        assert!(
+            device.index == index && !device.name.is_empty() && !device.capability.is_empty(),
+            "{device:?}"
+        );
+    }
+    for missing in &found.missing {
+        assert!(missing.remedy.contains("Vulkan"), "{missing:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Frozen matrices on the device, in pieces of whole rows that a binding can hold.
 //!
 //! ```text
-//! f32   [rows, in]
+//! f32   [rows, in] in f32, or in 16 bits where the source has them
 //! nf4   as kernel nf4 stores it; a piece begins with a block of scales, so that it is an array of its own
 //! ```
 //!
@@ -13,17 +13,15 @@ use motley_kernels::nf4::{self, BLOCK, DoubleQuantized};
 use crate::backend::{Backend, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::Category;
-use crate::weight::{WeightFormat, WeightSource};
+use crate::weight::{SourceDtype, WeightFormat, WeightPart, WeightSource};
 use crate::{Error, Result};
 
 /// Bytes of an NF4 piece when it is dequantized: what a product needs as workspace at most, but for very wide rows.
-const WORKSPACE_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const WORKSPACE_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) struct DeviceWeight {
     pub pieces: Vec<Piece>,
     pub bias: Option<Buffer>,
-    /// Values of a nested code, as kernel nf4 wants them.
-    map: Option<Buffer>,
 }
 
 /// Rows of the matrix that follow each other.
@@ -34,7 +32,7 @@ pub(super) struct Piece {
 }
 
 enum Values {
-    F32(Buffer),
+    Plain { data: Buffer, dtype: SourceDtype },
     Nf4 { packed: Buffer, absmax: Buffer },
     DoubleNf4 { packed: Buffer, codes: Buffer, nested_absmax: Buffer, offset: f32 },
 }
@@ -46,15 +44,17 @@ impl DeviceWeight {
         let mut pieces = vec![];
         match source.format {
             WeightFormat::F32 => {
-                let values: Vec<f32> = source.parts.iter().flat_map(|part| part.values()).collect();
-                let rows = rows_within(binding_bytes, width, 1);
-                for values in values.chunks(rows * width.max(1)) {
-                    let data = upload(backend, bytemuck::cast_slice(values))?;
-                    pieces.push(Piece { rows: values.len() / width, width, values: Values::F32(data) });
+                let (bytes, dtype) = plain_bytes(source);
+                let rows = rows_within(binding_bytes / dtype.bytes() as u64, width, 1);
+                for bytes in bytes.chunks(rows * width.max(1) * dtype.bytes()) {
+                    let rows = bytes.len() / dtype.bytes() / width;
+                    let data = upload(backend, bytes)?;
+                    pieces.push(Piece { rows, width, values: Values::Plain { data, dtype } });
                 }
             }
             WeightFormat::Nf4 { double_quantization } => {
-                let rows = rows_within(binding_bytes.min(WORKSPACE_BYTES_MAX), width, BLOCK * NESTED_BLOCK);
+                let rows =
+                    rows_within(binding_bytes.min(WORKSPACE_BYTES_MAX) / 4, width, BLOCK * NESTED_BLOCK);
                 for (index, part) in source.parts.iter().enumerate() {
                     let values = part.values();
                     check_finite(index, &values)?;
@@ -67,33 +67,8 @@ impl DeviceWeight {
                 }
             }
         }
-        let double = source.format == WeightFormat::Nf4 { double_quantization: true };
-        let map = double.then(|| upload(backend, bytemuck::cast_slice(nf4::dynamic_map()))).transpose()?;
         let bias = source.bias.map(|bias| upload(backend, bytemuck::cast_slice(bias))).transpose()?;
-        Ok(DeviceWeight { pieces, bias, map })
-    }
-
-    /// The values of a piece: where they lie, or dequantized.
-    pub fn values<'a>(&'a self, backend: &dyn Backend, piece: &'a Piece) -> Result<PieceValues<'a>> {
-        let count = piece.rows * piece.width;
-        let out = match &piece.values {
-            Values::F32(buffer) => return Ok(PieceValues::Resident(buffer)),
-            _ => backend.allocate_unfilled(count * 4, Category::Workspace)?,
-        };
-        match (&piece.values, &self.map) {
-            (Values::Nf4 { packed, absmax }, _) => {
-                let args = nf4::Args { count: count as u32 };
-                let buffers = [packed.all(), absmax.all(), out.all()];
-                backend.launch(&Launch::new(&nf4::DEQUANTIZE, &args, &buffers))?;
-            }
-            (Values::DoubleNf4 { packed, codes, nested_absmax, offset }, Some(map)) => {
-                let args = nf4::DoubleArgs { count: count as u32, offset: *offset };
-                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map.all(), out.all()];
-                backend.launch(&Launch::new(&nf4::DEQUANTIZE_DOUBLE, &args, &buffers))?;
-            }
-            _ => return Err(Error::Foreign { what: "weight" }),
-        }
-        Ok(PieceValues::Dequantized(out))
+        Ok(DeviceWeight { pieces, bias })
     }
 
     /// All values [out, in], dequantized as the kernel's specification does.
@@ -102,7 +77,11 @@ impl DeviceWeight {
         for piece in &self.pieces {
             let count = piece.rows * piece.width;
             match &piece.values {
-                Values::F32(buffer) => values.extend(download::<f32>(backend, buffer)?),
+                Values::Plain { data, dtype } => {
+                    let bytes = download(backend, data)?;
+                    let shape = [piece.rows, piece.width];
+                    values.extend(WeightPart { bytes: &bytes, shape, dtype: *dtype }.values());
+                }
                 Values::Nf4 { packed, absmax } => {
                     let (packed, absmax) = (download(backend, packed)?, download::<f32>(backend, absmax)?);
                     values.extend(nf4::dequantize(&packed, &absmax, count));
@@ -119,19 +98,67 @@ impl DeviceWeight {
     }
 }
 
-/// Values of a piece in f32, [rows, in].
+impl Piece {
+    /// The values: where they lie, or dequantized. `map` is what kernel nf4 calls so.
+    pub fn values(&self, backend: &dyn Backend, map: &Buffer) -> Result<PieceValues<'_>> {
+        let count = self.rows * self.width;
+        let space = || backend.allocate_unfilled(count * 4, Category::Workspace);
+        Ok(PieceValues::Dequantized(match &self.values {
+            Values::Plain { data, dtype } => return Ok(PieceValues::Resident(data, *dtype)),
+            Values::Nf4 { packed, absmax } => {
+                let out = space()?;
+                let args = nf4::Args { count: count as u32 };
+                let buffers = [packed.all(), absmax.all(), out.all()];
+                backend.launch(&Launch::new(&nf4::DEQUANTIZE, &args, &buffers))?;
+                out
+            }
+            Values::DoubleNf4 { packed, codes, nested_absmax, offset } => {
+                let out = space()?;
+                let args = nf4::DoubleArgs { count: count as u32, offset: *offset };
+                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map.all(), out.all()];
+                backend.launch(&Launch::new(&nf4::DEQUANTIZE_DOUBLE, &args, &buffers))?;
+                out
+            }
+        }))
+    }
+}
+
+/// Values of a piece, [rows, in].
 pub(super) enum PieceValues<'a> {
-    Resident(&'a Buffer),
+    Resident(&'a Buffer, SourceDtype),
+    /// In f32.
     Dequantized(Buffer),
 }
 
 impl PieceValues<'_> {
     pub fn view(&self) -> View<'_> {
         match self {
-            PieceValues::Resident(buffer) => buffer.all(),
+            PieceValues::Resident(buffer, _) => buffer.all(),
             PieceValues::Dequantized(buffer) => buffer.all(),
         }
     }
+
+    pub fn dtype(&self) -> SourceDtype {
+        match self {
+            PieceValues::Resident(_, dtype) => *dtype,
+            PieceValues::Dequantized(_) => SourceDtype::F32,
+        }
+    }
+}
+
+/// What all parts of a matrix are stored in: their own dtype where it is one, whose values f32 would not make better.
+pub(crate) fn resident_dtype(source: &WeightSource<'_>) -> SourceDtype {
+    let first = source.parts.first().map_or(SourceDtype::F32, |part| part.dtype);
+    if source.parts.iter().all(|part| part.dtype == first) { first } else { SourceDtype::F32 }
+}
+
+fn plain_bytes(source: &WeightSource<'_>) -> (Vec<u8>, SourceDtype) {
+    let dtype = resident_dtype(source);
+    let bytes = source.parts.iter().flat_map(|part| match part.dtype == dtype {
+        true => part.bytes.to_vec(),
+        false => part.values().into_iter().flat_map(f32::to_le_bytes).collect(),
+    });
+    (bytes.collect(), dtype)
 }
 
 /// One part, quantized by itself.
@@ -173,14 +200,14 @@ impl Quantized {
     }
 }
 
-/// How many rows of `width` f32 fit `bytes`, so that their elements are a multiple of `unit`; at least the fewest such.
-fn rows_within(bytes: u64, width: usize, unit: usize) -> usize {
+/// How many rows of `width` fit `elements`, so that their elements are a multiple of `unit`; at least the fewest such.
+fn rows_within(elements: u64, width: usize, unit: usize) -> usize {
     let (mut a, mut b) = (unit, width.max(1));
     while b > 0 {
         (a, b) = (b, a % b);
     }
     let fewest = unit / a;
-    let most = (bytes / 4) as usize / width.max(1);
+    let most = elements as usize / width.max(1);
     (most / fewest).max(1) * fewest
 }
 
@@ -210,11 +237,11 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_rows_that_begin_with_a_block_of_scales() {
-        assert_eq!(rows_within(4000, 10, 1), 100);
-        assert_eq!(rows_within(64 << 20, 384, 16384), 43_648);
+        assert_eq!(rows_within(1000, 10, 1), 100);
+        assert_eq!(rows_within(16 << 20, 384, 16384), 43_648);
         assert!((43_648 * 384usize).is_multiple_of(16384));
         // Too little for the fewest rows: those.
-        assert_eq!(rows_within(1000, 100, 16384), 4096);
-        assert_eq!(rows_within(1000, 0, 16384), 16384);
+        assert_eq!(rows_within(250, 100, 16384), 4096);
+        assert_eq!(rows_within(250, 0, 16384), 16384);
     }
 }

@@ -1,7 +1,7 @@
 // A thread a query, or a key; a workgroup a tile of 64 of one text and head. What a thread holds of a head's elements is
 // meant for registers, four to a vector; the others' rows are read by all threads of a tile at the same time.
 //
-//   forward    keys in groups of eight: their scores first, then one correction of what was summed before
+//   forward    key by key; what was summed before is corrected where a score is the largest so far
 //   backward   three kinds of tiles: dq of queries, dk of keys, dv of keys; p comes back from log_sum_exp
 //
 // The formulas stand in mod.rs.
@@ -33,6 +33,9 @@ const query: u32 = 0u;
 const key: u32 = 64u;
 const value: u32 = 128u;
 
+// Set to 1 where the device computes on the processor.
+const is_software: u32 = 0u;
+
 // Vectors of a head; the last may be short.
 const VECTORS: u32 = (head_dim + 3u) / 4u;
 // Whether all of them lie where vectors of the buffers do.
@@ -60,7 +63,12 @@ const ALIGNED: bool = ((head_dim | stride | query | key | value) & 3u) == 0u;
 @group(0) @binding(3) var<uniform> along_args: Args;
 
 const TILE: u32 = 64u;
-const GROUP: u32 = 8u;
+
+// VECTORS, known when the source is compiled, so that arrays become registers. On the processor they could not, and
+// loops written out would only make the source long to compile: there it is not known, and arrays have one more.
+fn vectors_of(args: Args) -> u32 {
+    return select(VECTORS, (args.head_dim + 3u) / 4u, is_software == 1u);
+}
 
 // 0 or 1/(1 − p): the draw of one pair, `index` is the key's place in its text.
 fn kept(args: Args, head: u32, name: vec2<u32>, index: u32) -> f32 {
@@ -113,41 +121,35 @@ fn attention_forward(
     let end = select(text_end, token + 1u, args.causal == 1u);
     let name = vec2<u32>(forward_rows[2u * token], forward_rows[2u * token + 1u]);
 
-    var q: array<vec4<f32>, VECTORS>;
-    var sums: array<vec4<f32>, VECTORS>;
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    let vectors = vectors_of(args);
+    var q: array<vec4<f32>, VECTORS + is_software>;
+    var sums: array<vec4<f32>, VECTORS + is_software>;
+    for (var d = 0u; d < vectors; d += 1u) {
         q[d] = forward_qkv_at(token * stride + query + head * head_dim, d) * args.scale;
     }
     var largest = LOWEST;
     var total = 0.0;
-    for (var first = start; first < end; first += GROUP) {
-        let count = min(GROUP, end - first);
-        var weights: array<f32, 8>;
-        var group_largest = largest;
-        for (var j = 0u; j < count; j += 1u) {
-            var score = 0.0;
-            for (var d = 0u; d < VECTORS; d += 1u) {
-                score += dot(q[d], forward_qkv_at((first + j) * stride + key + column, d));
-            }
-            weights[j] = score;
-            group_largest = max(group_largest, score);
+    for (var k = start; k < end; k += 1u) {
+        var score = 0.0;
+        for (var d = 0u; d < vectors; d += 1u) {
+            score += dot(q[d], forward_qkv_at(k * stride + key + column, d));
         }
-        let correction = exact_exp(largest - group_largest);
-        largest = group_largest;
-        total *= correction;
-        for (var d = 0u; d < VECTORS; d += 1u) {
-            sums[d] *= correction;
-        }
-        for (var j = 0u; j < count; j += 1u) {
-            var weight = exact_exp(weights[j] - largest);
-            total += weight;
-            weight *= kept(args, head, name, first + j - start);
-            for (var d = 0u; d < VECTORS; d += 1u) {
-                sums[d] += weight * forward_qkv_at((first + j) * stride + value + column, d);
+        if score > largest {
+            let correction = exact_exp(largest - score);
+            largest = score;
+            total *= correction;
+            for (var d = 0u; d < vectors; d += 1u) {
+                sums[d] *= correction;
             }
+        }
+        var weight = exact_exp(score - largest);
+        total += weight;
+        weight *= kept(args, head, name, k - start);
+        for (var d = 0u; d < vectors; d += 1u) {
+            sums[d] += weight * forward_qkv_at(k * stride + value + column, d);
         }
     }
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    for (var d = 0u; d < vectors; d += 1u) {
         let out = sums[d] / total;
         for (var c = 0u; c < min(4u, head_dim - 4u * d); c += 1u) {
             forward_out[(token * args.heads + head) * head_dim + 4u * d + c] = out[c];
@@ -209,10 +211,11 @@ fn query_of(args: Args, token: u32, head: u32) -> Query {
 fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
     let column = head / (args.heads / args.kv_heads) * head_dim;
     let own = query_of(args, token, head);
-    var q: array<vec4<f32>, VECTORS>;
-    var dout: array<vec4<f32>, VECTORS>;
-    var sums: array<vec4<f32>, VECTORS>;
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    let vectors = vectors_of(args);
+    var q: array<vec4<f32>, VECTORS + is_software>;
+    var dout: array<vec4<f32>, VECTORS + is_software>;
+    var sums: array<vec4<f32>, VECTORS + is_software>;
+    for (var d = 0u; d < vectors; d += 1u) {
         q[d] = backward_qkv_at(own.q, d) * args.scale;
         dout[d] = backward_dout_at(own.dout, d);
     }
@@ -220,27 +223,28 @@ fn query_gradient(args: Args, token: u32, head: u32, start: u32, end: u32) {
         let key_row = k * stride + key + column;
         var score = 0.0;
         var dp = 0.0;
-        for (var d = 0u; d < VECTORS; d += 1u) {
+        for (var d = 0u; d < vectors; d += 1u) {
             score += dot(q[d], backward_qkv_at(key_row, d));
             dp += dot(dout[d], backward_qkv_at(k * stride + value + column, d));
         }
         dp *= kept(args, head, own.name, k - start);
         let ds = exact_exp(score - own.log_sum_exp) * (dp - own.along);
-        for (var d = 0u; d < VECTORS; d += 1u) {
+        for (var d = 0u; d < vectors; d += 1u) {
             sums[d] += ds * backward_qkv_at(key_row, d);
         }
     }
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    for (var d = 0u; d < vectors; d += 1u) {
         put_gradient(own.q, d, args.scale * sums[d]);
     }
 }
 
 fn key_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
     let row = token * stride + kv_head * head_dim;
-    var k: array<vec4<f32>, VECTORS>;
-    var v: array<vec4<f32>, VECTORS>;
-    var sums: array<vec4<f32>, VECTORS>;
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    let vectors = vectors_of(args);
+    var k: array<vec4<f32>, VECTORS + is_software>;
+    var v: array<vec4<f32>, VECTORS + is_software>;
+    var sums: array<vec4<f32>, VECTORS + is_software>;
+    for (var d = 0u; d < vectors; d += 1u) {
         k[d] = backward_qkv_at(row + key, d) * args.scale;
         v[d] = backward_qkv_at(row + value, d);
     }
@@ -251,28 +255,29 @@ fn key_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
             let other = query_of(args, t, head);
             var score = 0.0;
             var dp = 0.0;
-            for (var d = 0u; d < VECTORS; d += 1u) {
+            for (var d = 0u; d < vectors; d += 1u) {
                 let dout = backward_dout_at(other.dout, d);
                 score += dot(k[d], backward_qkv_at(other.q, d));
                 dp += dot(v[d], dout);
             }
             dp *= kept(args, head, other.name, token - start);
             let ds = exact_exp(score - other.log_sum_exp) * (dp - other.along);
-            for (var d = 0u; d < VECTORS; d += 1u) {
+            for (var d = 0u; d < vectors; d += 1u) {
                 sums[d] += ds * backward_qkv_at(other.q, d);
             }
         }
     }
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    for (var d = 0u; d < vectors; d += 1u) {
         put_gradient(row + key, d, args.scale * sums[d]);
     }
 }
 
 fn value_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
     let row = token * stride + kv_head * head_dim;
-    var k: array<vec4<f32>, VECTORS>;
-    var sums: array<vec4<f32>, VECTORS>;
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    let vectors = vectors_of(args);
+    var k: array<vec4<f32>, VECTORS + is_software>;
+    var sums: array<vec4<f32>, VECTORS + is_software>;
+    for (var d = 0u; d < vectors; d += 1u) {
         k[d] = backward_qkv_at(row + key, d) * args.scale;
     }
     let first = select(start, token, args.causal == 1u);
@@ -281,17 +286,17 @@ fn value_gradient(args: Args, token: u32, kv_head: u32, start: u32, end: u32) {
         for (var t = first; t < end; t += 1u) {
             let other = query_of(args, t, head);
             var score = 0.0;
-            for (var d = 0u; d < VECTORS; d += 1u) {
+            for (var d = 0u; d < vectors; d += 1u) {
                 score += dot(k[d], backward_qkv_at(other.q, d));
             }
             let p = exact_exp(score - other.log_sum_exp);
             let weight = p * kept(args, head, other.name, token - start);
-            for (var d = 0u; d < VECTORS; d += 1u) {
+            for (var d = 0u; d < vectors; d += 1u) {
                 sums[d] += weight * backward_dout_at(other.dout, d);
             }
         }
     }
-    for (var d = 0u; d < VECTORS; d += 1u) {
+    for (var d = 0u; d < vectors; d += 1u) {
         put_gradient(row + value, d, sums[d]);
     }
 }

@@ -12,7 +12,7 @@ fn share(gate: f32) -> f32 {
     if gate < -87.0 {
         return 0.0;
     }
-    return 1.0 / (1.0 + exp(-gate));
+    return 1.0 / (1.0 + exact_exp(-gate));
 }
 
 @group(0) @binding(0) var<storage, read> forward_x: array<f32>;

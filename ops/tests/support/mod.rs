@@ -1,5 +1,8 @@
 //! What the suites share: the real model, the reference files, texts as tokens. What is not there is said on stderr
 //! and skipped.
+//!
+//! MOTLEY_TEST_BACKEND names the backend that computes, `cpu` if it is not set. On another, what takes long on a device
+//! that is a processor is cut short: the reference's texts to those of up to 64 tokens, its training to one step.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod decoder;
@@ -44,7 +47,7 @@ impl Model {
         })
     }
 
-    /// On a fresh CPU backend of `threads` workers.
+    /// On a fresh backend of `threads` workers.
     pub fn load(&self, threads: usize, options: &LoadOptions) -> Encoder {
         self.load_as(&self.config, threads, options)
     }
@@ -58,7 +61,7 @@ impl Model {
             sentence_bert_json: None,
             weights: &[&self.weights],
         };
-        Encoder::load(cpu(threads), &files, options).unwrap()
+        Encoder::load(device(threads), &files, options).unwrap()
     }
 
     pub fn tokenizer(&self) -> Tokenizer {
@@ -70,9 +73,17 @@ impl Model {
     }
 }
 
-pub fn cpu(threads: usize) -> Arc<dyn Backend> {
-    open(&DeviceRequest { backend: "cpu".to_owned(), threads: Some(threads), ..DeviceRequest::default() })
-        .unwrap()
+fn backend() -> String {
+    std::env::var("MOTLEY_TEST_BACKEND").unwrap_or_else(|_| "cpu".to_owned())
+}
+
+/// Whether another backend than the CPU is asked for.
+pub fn is_elsewhere() -> bool {
+    backend() != "cpu"
+}
+
+pub fn device(threads: usize) -> Arc<dyn Backend> {
+    open(&DeviceRequest { backend: backend(), threads: Some(threads), ..DeviceRequest::default() }).unwrap()
 }
 
 pub fn tokenize(tokenizer: &Tokenizer, text: &str) -> TokenizedText {

@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use super::cpu;
+use super::device;
 
 pub const HIDDEN: usize = 32;
 const VOCABULARY: usize = 50;
@@ -82,7 +82,7 @@ impl SmallModel {
             weights: &[&self.weight_file()],
         };
         let options = LoadOptions { normalize: Some(self.normalize), dropout: self.dropout, ..options };
-        Encoder::load(cpu(threads), &files, &options)
+        Encoder::load(device(threads), &files, &options)
     }
 
     fn weight_file(&self) -> Vec<u8> {
