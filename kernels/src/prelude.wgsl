@@ -17,7 +17,7 @@ fn is_nan(x: f32) -> bool {
 }
 
 fn at_least(x: f32, least: f32) -> f32 {
-    return select(x, least, x < least);
+    return select(select(x, least, x < least), x, is_nan(x));
 }
 
 // 0 below −87.3; the polynomial and the reduction of kernels/src/simd.rs.
@@ -99,7 +99,7 @@ fn activation(kind: u32, x: f32) -> f32 {
     } else if kind == TANH {
         return 0.5 * x * (1.0 + exact_tanh(tanh_argument(x)));
     }
-    return select(x, 0.0, x < 0.0);
+    return select(select(x, 0.0, x < 0.0), x, is_nan(x));
 }
 
 var<workgroup> shared_values: array<f32, 256>;

@@ -73,12 +73,8 @@ impl Library {
     /// # Errors
     /// The library's or the driver's words.
     pub fn product(&self, product: &Product, stream: CUstream, driver: &dyn Driver) -> Result<bool, String> {
-        // Its GELU is the one by tanh, and the tanh has 11 bits: enough for 16-bit outputs alone.
-        let has_activation = match product.activation {
-            None | Some(gelu::Kind::Relu) => true,
-            Some(gelu::Kind::Tanh) => product.precision != Precision::F32,
-            Some(gelu::Kind::Exact) => false,
-        };
+        // Its GELU is the one by tanh, and takes that to eleven bits: far off where the two halves of it cancel.
+        let has_activation = matches!(product.activation, None | Some(gelu::Kind::Relu));
         if product.shape[2] == 0 || !has_activation {
             return Ok(false);
         }
@@ -174,11 +170,20 @@ impl Library {
             unsafe { result::set_matmul_pref_attribute(preference, attribute, value, bytes) }
         };
         let workspace = WORKSPACE_BYTES;
+        // Parts of a sum are added in f32, never in the output's 16 bits.
+        let reductions = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         let chosen = prefer(
             Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             std::ptr::from_ref(&workspace).cast::<c_void>(),
             size_of::<usize>(),
         )
+        .and_then(|()| {
+            prefer(
+                Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                std::ptr::from_ref(&reductions).cast::<c_void>(),
+                size_of::<u32>(),
+            )
+        })
         .and_then(|()| {
             for attribute in [
                 Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -273,13 +278,11 @@ fn is_aligned(product: &Product) -> bool {
 
 fn epilogue(product: &Product) -> sys::cublasLtEpilogue_t {
     use sys::cublasLtEpilogue_t as Epilogue;
-    match (product.bias.is_some(), product.activation) {
-        (false, None | Some(gelu::Kind::Exact)) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
-        (true, None | Some(gelu::Kind::Exact)) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
-        (false, Some(gelu::Kind::Tanh)) => Epilogue::CUBLASLT_EPILOGUE_GELU,
-        (true, Some(gelu::Kind::Tanh)) => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
-        (false, Some(gelu::Kind::Relu)) => Epilogue::CUBLASLT_EPILOGUE_RELU,
-        (true, Some(gelu::Kind::Relu)) => Epilogue::CUBLASLT_EPILOGUE_RELU_BIAS,
+    match (product.bias.is_some(), product.activation.is_some()) {
+        (false, false) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
+        (true, false) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
+        (false, true) => Epilogue::CUBLASLT_EPILOGUE_RELU,
+        (true, true) => Epilogue::CUBLASLT_EPILOGUE_RELU_BIAS,
     }
 }
 

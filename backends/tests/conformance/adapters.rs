@@ -26,6 +26,9 @@ pub fn cases(device: &mut Device<'_>) {
         [130, 16, 512, 8],
         [70, 64, 264, 0],
         [7, 65, 128, 0],
+        // Rows enough for several blocks to share the columns of `outer`, and ranks for two turns of it.
+        [530, 33, 72, 0],
+        [800, 8, 64, 8],
     ];
     shapes.extend((0..4).map(|_| [random.size(64), random.size(32), random.size(200), random.below(9)]));
     for (seed, [rows, rank, width, gap]) in shapes.into_iter().enumerate() {

@@ -323,12 +323,34 @@ extern "C" __global__ void __launch_bounds__(128)
     }
 }
 
-// A block 64 columns, 32 ranks at a time. Its warps take every eighth 16 rows, and are added in their order.
+// A block 64 columns and a part of the rows, 32 ranks at a time. Its warps take every eighth 16 rows, and are added in
+// their order. Where several blocks share columns, each leaves its sums, and the last to come adds them in order.
 #define OUTER_GROUPS 2u
 #define OUTER_RANKS_AT_ONCE (OUTER_GROUPS * 16)
 #define OUTER_ROWS 16u
 #define OUTER_STAGES 4u
 #define H_PITCH (OUTER_RANKS_AT_ONCE + 8)
+
+// Blocks that leave sums, at most (as in mod.rs), and turns of 32 ranks.
+#define PARTS_MAX 264u
+#define TURNS_MAX 2u
+__device__ float outer_parts[TURNS_MAX][PARTS_MAX][OUTER_RANKS_AT_ONCE * TILE];
+__device__ u32 outer_arrived[TURNS_MAX][PARTS_MAX];
+
+// Whether this block is the last of `count` that share `tile`. What all of them left before can then be read.
+__device__ __forceinline__ bool is_last(u32 turn, u32 tile, u32 count, u32* flag) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        *flag = atomicAdd(&outer_arrived[turn][tile], 1u) == count - 1;
+        if (*flag) {
+            outer_arrived[turn][tile] = 0;
+        }
+    }
+    __syncthreads();
+    __threadfence();
+    return *flag != 0;
+}
 
 // Sixteen rows of h, a rank for each lane; zeros outside.
 __device__ __forceinline__ void load_h(float (&value)[OUTER_ROWS], const float* h, u32 row, u32 rank, const Args& args) {
@@ -344,14 +366,17 @@ extern "C" __global__ void __launch_bounds__(256)
     lora_outer_tensor(const float* h, const activation* x, float* g, Args args) {
     extern __shared__ float memory[];
     const u32 stage_elements = OUTER_ROWS * PITCH, h_elements = OUTER_ROWS * H_PITCH;
-    u32 column = blockIdx.x * TILE, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    __shared__ u32 flag;
+    u32 tiles = (args.width + TILE - 1) / TILE, shares = gridDim.x / tiles;
+    u32 own = blockIdx.x / shares, share = blockIdx.x % shares;
+    u32 column = own * TILE, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     bf16* tile = (bf16*)memory + warp * (OUTER_STAGES * stage_elements + 2 * h_elements);
     bf16 *high = tile + OUTER_STAGES * stage_elements, *low = high + h_elements;
-    const u32 stride = WARPS * OUTER_ROWS;
+    u32 stride = shares * WARPS * OUTER_ROWS;
     for (u32 rank = 0; rank < args.rank; rank += OUTER_RANKS_AT_ONCE) {
         float sum[OUTER_GROUPS][TILE / 8][4] = {};
         float next[OUTER_ROWS];
-        u32 first = warp * OUTER_ROWS;
+        u32 first = (share * WARPS + warp) * OUTER_ROWS;
         // The sums of the last ranks lie where the tiles do.
         __syncthreads();
 #pragma unroll
@@ -412,10 +437,23 @@ extern "C" __global__ void __launch_bounds__(256)
             }
         }
         __syncthreads();
+        u32 turn_of_ranks = rank / OUTER_RANKS_AT_ONCE;
+        if (shares > 1) {
+            for (u32 i = threadIdx.x; i < OUTER_RANKS_AT_ONCE * TILE; i += 256) {
+                outer_parts[turn_of_ranks][blockIdx.x][i] = total[i];
+            }
+            if (!is_last(turn_of_ranks, own, shares, &flag)) {
+                continue;
+            }
+        }
         for (u32 i = threadIdx.x; i < OUTER_RANKS_AT_ONCE * TILE; i += 256) {
+            float sum_of_parts = shares > 1 ? 0.0f : total[i];
+            for (u32 part = 0; shares > 1 && part < shares; part++) {
+                sum_of_parts += *(volatile float*)&outer_parts[turn_of_ranks][own * shares + part][i];
+            }
             u32 r = rank + i / TILE, c = column + i % TILE;
             if (r < args.rank && c < args.width) {
-                g[(u64)r * args.width + c] += args.scale * total[i];
+                g[(u64)r * args.width + c] += args.scale * sum_of_parts;
             }
         }
     }

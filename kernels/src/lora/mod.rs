@@ -29,6 +29,8 @@ arguments! {
 
 /// Rows, and columns, of a tile on tensor cores.
 const TILE: u32 = 64;
+/// Sums that blocks of `outer` leave for each other.
+const OUTER_PARTS_MAX: u32 = 264;
 /// Ranks that the functions for tensor cores take.
 const RANKS_MAX: u32 = 64;
 
@@ -60,11 +62,18 @@ fn outer_grid(args: Args) -> Grid {
     let shared_bytes = 8 * (4 * 16 * (TILE + 8) + 2 * 16 * (32 + 8)) * 2;
     let tensor = TensorFunction {
         name: "lora_outer_tensor",
-        blocks: args.width.div_ceil(TILE),
+        blocks: args.width.div_ceil(TILE) * outer_shares(args),
         threads: 256,
         shared_bytes,
     };
     with_tensor_function(args, grid, tensor)
+}
+
+/// Blocks that share the rows of a tile of columns: enough for two on every multiprocessor of a large device, each with
+/// work for its eight warps twice over.
+fn outer_shares(args: Args) -> u32 {
+    let most = OUTER_PARTS_MAX / args.width.div_ceil(TILE).max(1);
+    most.min(args.rows / (2 * 8 * 16)).max(1)
 }
 
 /// The functions for tensor cores read eight elements at a time.

@@ -223,6 +223,15 @@ static inline T min(T a, T b) { return b < a ? b : a; }
 template <typename T>
 static inline T max(T a, T b) { return a < b ? b : a; }
 
+// Blocks run one after another here.
+static inline unsigned atomicAdd(unsigned* p, unsigned x) {
+    unsigned before = *p;
+    *p += x;
+    return before;
+}
+
+static inline void __threadfence() {}
+
 static inline float fast_exp2(float x) { return exp2f(x); }
 
 // Round to nearest, ties to even; NaN stays NaN.
