@@ -279,6 +279,7 @@ fn every_dependency_has_its_reason() {
         for line in text.lines() {
             if line.starts_with('[') {
                 in_dependencies = line.ends_with("dependencies]");
+                continue;
             }
             let names_ours = line.starts_with("motley-") || line.starts_with('#');
             if in_dependencies && line.contains('=') && !names_ours && !line.contains(" # ") {

@@ -387,7 +387,8 @@ mod tests {
             matches!(submit(&engine).await, Answer::Submitted(JobId(2))),
             "the number was never given away"
         );
-        assert_eq!(disk.rows.lock().unwrap().len(), 2);
+        // Each submission is the job and its choice of devices.
+        assert_eq!(disk.rows.lock().unwrap().len(), 4);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -404,9 +405,9 @@ mod tests {
         while let Some(submitted) = tasks.join_next().await {
             assert!(submitted.unwrap());
         }
-        assert_eq!(disk.rows.lock().unwrap().len(), 200);
+        assert_eq!(disk.rows.lock().unwrap().len(), 400);
         let commits = disk.commits.load(Ordering::Relaxed);
-        assert!(commits <= 10, "{commits} commits for 200 changes");
+        assert!(commits <= 10, "{commits} commits for 400 changes");
     }
 
     #[tokio::test]
