@@ -93,7 +93,7 @@ impl Device {
             .map_err(failed("cuDeviceGetDefaultMemPool"))?;
         keep_freed_memory(pool).map_err(failed("cuMemPoolSetAttribute"))?;
         let compiler = Compiler::new(capability, request.precision);
-        let library = Library::open(stream);
+        let library = Library::open();
         Ok(Device {
             name,
             capability,

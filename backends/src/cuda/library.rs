@@ -60,7 +60,7 @@ type Status = std::result::Result<(), result::CublasError>;
 
 impl Library {
     /// Nothing if the library is not on this machine or does not start.
-    pub fn open(_stream: CUstream) -> Option<Self> {
+    pub fn open() -> Option<Self> {
         if !is_there() {
             return None;
         }

@@ -149,7 +149,7 @@ pub static BACKWARD: Entry = Entry {
 pub static KERNEL: Kernel = Kernel {
     name: "attention",
     entries: &[&FORWARD, &ALONG, &BACKWARD],
-    cuda: include_str!("attention.cu"),
+    cuda: concat!(include_str!("attention.cu"), include_str!("attention_tensor.cu")),
     wgsl: include_str!("attention.wgsl"),
 };
 

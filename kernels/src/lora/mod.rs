@@ -115,7 +115,7 @@ pub static OUTER: Entry = Entry {
 pub static KERNEL: Kernel = Kernel {
     name: "lora",
     entries: &[&DOT, &EXPAND, &OUTER],
-    cuda: include_str!("lora.cu"),
+    cuda: concat!(include_str!("lora.cu"), include_str!("lora_tensor.cu")),
     wgsl: include_str!("lora.wgsl"),
 };
 
