@@ -11,9 +11,6 @@ pub enum Error {
     )]
     OutOfMemory { device: String, category: &'static str, requested: u64, free: u64 },
 
-    #[error("backend {name} is not in this build yet\nhint: use backend cpu")]
-    NotInThisBuild { name: String },
-
     #[error(
         "{device} failed at {call}: {reason}\nhint: the driver's log tells more (dmesg); other devices are untouched"
     )]

@@ -1,7 +1,8 @@
 //! Where it is computed: devices behind one trait.
 //!
-//! `cpu` computes with one pool of threads; `null` computes nothing and counts every byte, which is how memory is
-//! planned. A backend knows buffers, weights, products and launches of kernels; it knows no tensor, model or file.
+//! `cpu` computes with one pool of threads, `cuda` on NVIDIA cards, `wgpu` on any GPU; `null` computes nothing and counts
+//! every byte, which is how memory is planned. A backend knows buffers, weights, products and launches of kernels; it
+//! knows no tensor, model or file.
 
 mod backend;
 mod buffer;

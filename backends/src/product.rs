@@ -9,7 +9,8 @@ use crate::{Error, Result};
 
 /// A product with a prepared weight W [out, in].
 ///
-/// The bits of an output row depend on its input row and the weight alone, not on the other rows.
+/// On the cpu and on wgpu the bits of an output row depend on its input row and the weight alone, not on the other rows;
+/// cuBLASLt chooses its algorithm by the number of rows.
 pub struct Linear<'a> {
     /// Activations [rows, in] forward, [rows, out] backward; may be longer.
     pub input: View<'a>,

@@ -176,10 +176,10 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
     use motley_backends::Error;
     match error {
         Error::OutOfMemory { device, .. } => out_of_memory(device),
-        Error::NotInThisBuild { .. } | Error::UnknownBackend { .. } | Error::NonFinite { .. } => {
-            FailureReason::UserError
-        }
-        Error::Precision { .. } | Error::Unavailable { .. } => FailureReason::UserError,
+        Error::UnknownBackend { .. }
+        | Error::NonFinite { .. }
+        | Error::Precision { .. }
+        | Error::Unavailable { .. } => FailureReason::UserError,
         Error::BindingTooLarge { .. } => FailureReason::OomGpu,
         Error::DeviceFailed { .. } => FailureReason::DeviceFault,
         Error::Threads { .. } => FailureReason::Infra,
