@@ -6,6 +6,7 @@ use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};
 use crate::open::{DeviceKind, Precision};
 use crate::product::{Linear, Matmul};
+use crate::recording::Recording;
 use crate::weight::{Weight, WeightSource};
 use crate::{Error, Result};
 
@@ -61,6 +62,24 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Arguments or buffers that do not fit the entry.
     fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// Runs `work`, of which the device notes products, launches and zeroed memory and computes none; `None`, and `work`
+    /// has not run, where the device gains nothing by it. Work must have been done once before, so that it is compiled,
+    /// and must not upload, download or wait.
+    ///
+    /// # Errors
+    /// The device cannot note it. `work` has run; what it was to compute is not computed.
+    fn record(&self, _work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+        Ok(None)
+    }
+
+    /// Computes what `recording` noted.
+    ///
+    /// # Errors
+    /// The recording is another device's, or this device failed.
+    fn replay(&self, _recording: &Recording) -> Result<()> {
+        Err(Error::Foreign { what: "recording" })
+    }
 
     /// Waits until all that was asked is done.
     ///

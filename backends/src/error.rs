@@ -48,6 +48,9 @@ pub enum Error {
     #[error("{what} uses a buffer that another thread's call is writing, or writes one that it is using")]
     Busy { what: &'static str },
 
+    #[error("{what} cannot be recorded: it happens once, and not when the recording is run")]
+    Recorded { what: &'static str },
+
     #[error("{what} was made by another backend")]
     Foreign { what: &'static str },
 

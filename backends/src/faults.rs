@@ -9,6 +9,7 @@ use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, MemoryReport};
 use crate::product::{Linear, Matmul};
+use crate::recording::Recording;
 use crate::weight::{Weight, WeightSource};
 use crate::{Error, Result};
 
@@ -125,6 +126,16 @@ impl Backend for Faulty {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         self.launched(launch.entry.name)?;
         self.inner.launch(launch)
+    }
+
+    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+        self.alive("record")?;
+        self.inner.record(work)
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<()> {
+        self.launched("replay")?;
+        self.inner.replay(recording)
     }
 
     fn synchronize(&self) -> Result<()> {

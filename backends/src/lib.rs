@@ -16,6 +16,7 @@ mod memory;
 mod null;
 mod open;
 mod product;
+mod recording;
 mod weight;
 mod wgpu;
 
@@ -28,6 +29,7 @@ pub use error::Error;
 pub use memory::{Category, CategoryReport, MemoryReport};
 pub use open::{DeviceKind, DeviceRequest, Precision, open};
 pub use product::{Direction, Epilogue, Linear, Matmul, Operand};
+pub use recording::Recording;
 pub use weight::{SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
 
 /// What a fallible call of this crate gives.

@@ -1,5 +1,6 @@
 //! The device that computes nothing and counts every byte: a model run on it is its memory plan.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::Result;
@@ -8,16 +9,18 @@ use crate::buffer::{Buffer, View};
 use crate::memory::{Category, Ledger, MemoryReport};
 use crate::open::{DeviceKind, DeviceRequest};
 use crate::product::{Linear, Matmul};
+use crate::recording::{Pool, Recorder, Recording};
 use crate::weight::{Weight, WeightFormat, WeightSource};
 
 pub(crate) struct Null {
     info: DeviceInfo,
     ledger: Arc<Ledger>,
+    recorder: Recorder<Counted>,
     stands_for: DeviceKind,
 }
 
 struct NullWeight {
-    _counted: Counted,
+    _counted: Arc<dyn Any + Send + Sync>,
     /// What a product takes while it runs.
     workspace: u64,
 }
@@ -47,12 +50,20 @@ impl Null {
             precision: request.precision,
             numerics_class: "none".to_owned(),
         };
-        Null { info, ledger, stands_for: request.stands_for.unwrap_or(DeviceKind::Cpu) }
+        let stands_for = request.stands_for.unwrap_or(DeviceKind::Cpu);
+        Null { info, ledger, recorder: Recorder::default(), stands_for }
     }
 
-    fn count(&self, bytes: u64, category: Category) -> Result<Counted> {
-        self.ledger.take(bytes, category)?;
-        Ok(Counted { bytes, category, ledger: self.ledger.clone() })
+    /// Bytes of a buffer; where a recording is made, of those that recordings share.
+    fn count(&self, bytes: u64, category: Category) -> Result<Arc<dyn Any + Send + Sync>> {
+        let count = || -> Result<Counted> {
+            self.ledger.take(bytes, category)?;
+            Ok(Counted { bytes, category, ledger: self.ledger.clone() })
+        };
+        Ok(match self.recorder.pool() {
+            None => Arc::new(count()?),
+            Some(pool) => Arc::new(pool.lend(bytes as usize, count)?),
+        })
     }
 }
 
@@ -62,7 +73,7 @@ impl Backend for Null {
     }
 
     fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer> {
-        Ok(Buffer::new(bytes, Arc::new(self.count(bytes as u64, category)?)))
+        Ok(Buffer::new(bytes, self.count(bytes as u64, category)?))
     }
 
     fn allocate_unfilled(&self, bytes: usize, category: Category) -> Result<Buffer> {
@@ -121,6 +132,19 @@ impl Backend for Null {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         launch.check()
+    }
+
+    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+        if self.stands_for != DeviceKind::Cuda {
+            return Ok(None);
+        }
+        let Some(session) = self.recorder.begin() else { return Ok(None) };
+        work();
+        Ok(Some(Recording::new(session.pool.clone())))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<()> {
+        recording.inner::<Pool<Counted>>().map(|_| ())
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -54,6 +54,8 @@ pub struct PlanRequest {
     pub adapter: Option<LoraConfig>,
     /// Embedding, in training beside the trainer's state.
     pub embedding: PassShape,
+    /// Whether small passes are recorded ([`Encoder::record_passes`]). Not in training.
+    pub recorded: bool,
     /// Absent: embedding only.
     pub training: Option<(StepShape, LossConfig)>,
     /// As [`TrainerConfig::checkpoint_layers`].
@@ -137,6 +139,9 @@ pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryR
         (adapter, _) => {
             if let Some(adapter) = adapter {
                 encoder.attach(adapter);
+            }
+            if request.recorded {
+                encoder.record_passes()?;
             }
             embed(&encoder, request.embedding)?;
         }

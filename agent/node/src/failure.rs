@@ -189,6 +189,7 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
         | Error::Overlap { .. }
         | Error::Busy { .. }
         | Error::Foreign { .. }
+        | Error::Recorded { .. }
         | Error::Weight { .. } => FailureReason::Internal,
     }
 }

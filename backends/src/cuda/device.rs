@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -28,6 +29,8 @@ pub(super) struct Device {
     context: sys::CUcontext,
     device: sys::CUdevice,
     stream: sys::CUstream,
+    /// The stream that this thread's work is noted from.
+    capture: Mutex<Option<(ThreadId, sys::CUstream)>>,
     pool: sys::CUmemoryPool,
     compiler: Compiler,
     library: Option<Library>,
@@ -101,6 +104,7 @@ impl Device {
             context,
             device,
             stream,
+            capture: Mutex::default(),
             pool,
             compiler,
             library,
@@ -129,6 +133,29 @@ impl Device {
         // SAFETY: the context lives until this is dropped.
         unsafe { result::ctx::set_current(self.context) }
             .map_err(|error| failure(&self.name, "cuCtxSetCurrent", error))
+    }
+
+    /// Where work goes: on a thread that records, to where it is noted. Memory and copies stay in the device's own
+    /// stream, behind which all replays run.
+    fn work_stream(&self) -> sys::CUstream {
+        match *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((thread, stream)) if thread == std::thread::current().id() => stream,
+            _ => self.stream,
+        }
+    }
+
+    /// What was noted from `stream`, ready to run.
+    fn executable(&self, stream: sys::CUstream) -> std::result::Result<sys::CUgraphExec, DriverError> {
+        // SAFETY: `stream` is being captured, by this thread; the graph is destroyed once, when its executable copy has
+        // been made or refused.
+        unsafe {
+            let graph = result::stream::end_capture(stream)?;
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
+            let destroyed = result::graph::destroy(graph);
+            let executable = executable?;
+            destroyed.and_then(|()| result::graph::upload(executable, self.stream))?;
+            Ok(executable)
+        }
     }
 
     fn function(&self, enqueue: &Enqueue<'_>) -> Result<Function> {
@@ -246,7 +273,7 @@ impl Driver for Device {
         }
         self.current()?;
         // SAFETY: the caller owns that much memory there.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }
+        unsafe { result::memset_d8_async(address, 0, bytes, self.work_stream()) }
             .map_err(|error| failure(&self.name, "cuMemsetD8Async", error))
     }
 
@@ -288,7 +315,7 @@ impl Driver for Device {
                 (grid.blocks, 1, 1),
                 (grid.threads, 1, 1),
                 grid.shared_bytes,
-                self.stream,
+                self.work_stream(),
                 &mut parameters,
             )
         }
@@ -300,7 +327,7 @@ impl Driver for Device {
         self.current()?;
         let failed =
             |reason| Error::DeviceFailed { device: self.name.clone(), call: "cublasLtMatmul", reason };
-        library.product(product, self.stream, self).map_err(failed)
+        library.product(product, self.work_stream(), self).map_err(failed)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -308,6 +335,58 @@ impl Driver for Device {
         // SAFETY: the stream lives until this is dropped.
         unsafe { result::stream::synchronize(self.stream) }
             .map_err(|error| failure(&self.name, "cuStreamSynchronize", error))
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        self.current()?;
+        let failed = |error| failure(&self.name, "cuStreamBeginCapture", error);
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
+        // Other threads' calls are not looked at, nor is this one's memory, which is the own stream's.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream was just made, and is destroyed once: here, or at the end of the recording.
+        if let Err(error) = unsafe { result::stream::begin_capture(stream, mode) } {
+            // SAFETY: as above.
+            let _lost = unsafe { result::stream::destroy(stream) };
+            return Err(failed(error));
+        }
+        let mut capture = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        *capture = Some((std::thread::current().id(), stream));
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<u64> {
+        self.current()?;
+        let begun = self.capture.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((_, stream)) = begun else {
+            let reason = "no recording has begun".to_owned();
+            return Err(Error::DeviceFailed {
+                device: self.name.clone(),
+                call: "cuStreamEndCapture",
+                reason,
+            });
+        };
+        let executable = self.executable(stream);
+        // SAFETY: made in `begin_recording`, and no longer captured.
+        let _lost = unsafe { result::stream::destroy(stream) };
+        let executable = executable.map_err(|error| failure(&self.name, "cuStreamEndCapture", error))?;
+        Ok(executable as u64)
+    }
+
+    fn replay(&self, recording: u64) -> Result<()> {
+        self.current()?;
+        // SAFETY: the number is an executable graph that was not forgotten; the stream lives until this is dropped.
+        unsafe { result::graph::launch(recording as sys::CUgraphExec, self.stream) }
+            .map_err(|error| failure(&self.name, "cuGraphLaunch", error))
+    }
+
+    fn forget(&self, recording: u64) {
+        if self.current().is_ok() {
+            // SAFETY: as above, and it is forgotten once. Failures mean that the device is lost.
+            unsafe {
+                let _lost = result::stream::synchronize(self.stream);
+                let _lost = result::graph::exec_destroy(recording as sys::CUgraphExec);
+            }
+        }
     }
 }
 

@@ -43,4 +43,19 @@ pub(super) trait Driver: Send + Sync {
     fn product(&self, product: &Product) -> Result<bool>;
 
     fn synchronize(&self) -> Result<()>;
+
+    /// From here on launches, fills and products of this thread are noted, and not computed.
+    fn begin_recording(&self) -> Result<()>;
+
+    /// What was noted, by a number.
+    ///
+    /// # Errors
+    /// It could not all be noted. The recording has ended, and nothing is left of it.
+    fn end_recording(&self) -> Result<u64>;
+
+    /// Computes what was noted, behind all that was asked before.
+    fn replay(&self, recording: u64) -> Result<()>;
+
+    /// Waits, and drops what was noted.
+    fn forget(&self, recording: u64);
 }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use libloading::Library;
+use motley_kernels::Grid;
 
 use super::Cuda;
 use super::driver::{Driver, Enqueue};
@@ -28,6 +30,21 @@ struct Emulated {
     library: Library,
     /// Bytes by address.
     memory: Mutex<BTreeMap<u64, usize>>,
+    recordings: Mutex<Recordings>,
+}
+
+#[derive(Default)]
+struct Recordings {
+    /// Of the thread that records.
+    begun: Option<(ThreadId, Vec<Call>)>,
+    ended: BTreeMap<u64, Arc<[Call]>>,
+    next: u64,
+}
+
+/// What a recording notes.
+enum Call {
+    Fill { address: u64, bytes: usize },
+    Launch { name: String, grid: Grid, addresses: Vec<u64>, arguments: Vec<u8> },
 }
 
 /// Opens the emulation in `library`, which was built for `precision`.
@@ -38,7 +55,7 @@ struct Emulated {
 pub fn open_emulated(library: &Path, precision: Precision) -> Result<Arc<dyn Backend>> {
     // SAFETY: the library was built by the tests of this crate, and running its initialisers has no other effect.
     let library = unsafe { Library::new(library) }.map_err(|error| failure("dlopen", error.to_string()))?;
-    let driver = Emulated { library, memory: Mutex::default() };
+    let driver = Emulated { library, memory: Mutex::default(), recordings: Mutex::default() };
     let request = DeviceRequest { backend: "cuda".to_owned(), precision, ..DeviceRequest::default() };
     let class = "cuda emulated on the processor".to_owned();
     Ok(Arc::new(Cuda::new(Box::new(driver), &request, class, None)?))
@@ -47,6 +64,45 @@ pub fn open_emulated(library: &Path, precision: Precision) -> Result<Arc<dyn Bac
 impl Emulated {
     fn memory(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recordings(&self) -> MutexGuard<'_, Recordings> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the call, if this thread records.
+    fn is_noted(&self, call: impl FnOnce() -> Call) -> bool {
+        match &mut self.recordings().begun {
+            Some((thread, calls)) if *thread == std::thread::current().id() => {
+                calls.push(call());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn run(&self, name: &str, grid: Grid, addresses: &[u64], arguments: &[u8]) -> Result<()> {
+        // SAFETY: the generated functions of this suffix have this type.
+        let run = unsafe { self.library.get::<Launch>(format!("{name}__launch").as_bytes()) }
+            .map_err(|error| failure("launch", error.to_string()))?;
+        let buffers: Vec<*mut c_void> = addresses.iter().map(|address| *address as *mut c_void).collect();
+        // SAFETY: buffers and arguments are those of the function (`Launch::check`, and assertions in the generated
+        // source against the entry).
+        let told = unsafe {
+            let arguments = arguments.as_ptr().cast();
+            run(grid.blocks, grid.threads, grid.shared_bytes, buffers.as_ptr(), arguments)
+        };
+        if told.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a text of the library, which stays until the next launch of this thread.
+        let problem = unsafe { CStr::from_ptr(told) }.to_string_lossy();
+        Err(failure("launch", format!("{name}: {problem}")))
+    }
+
+    fn fill(&self, address: u64, bytes: usize) {
+        // SAFETY: the caller owns that much memory there.
+        unsafe { (address as *mut u8).write_bytes(0, bytes) };
     }
 
     /// # Errors
@@ -93,8 +149,9 @@ impl Driver for Emulated {
     }
 
     fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
-        // SAFETY: the caller owns that much memory there.
-        unsafe { (address as *mut u8).write_bytes(0, bytes) };
+        if !self.is_noted(|| Call::Fill { address, bytes }) {
+            self.fill(address, bytes);
+        }
         Ok(())
     }
 
@@ -112,24 +169,14 @@ impl Driver for Emulated {
     }
 
     fn launch(&self, enqueue: &Enqueue<'_>) -> Result<()> {
-        let (name, grid) = (enqueue.symbol.name, enqueue.grid);
-        // SAFETY: the generated functions of this suffix have this type.
-        let run = unsafe { self.library.get::<Launch>(format!("{name}__launch").as_bytes()) }
-            .map_err(|error| failure("launch", error.to_string()))?;
-        let buffers: Vec<*mut c_void> =
-            enqueue.addresses.iter().map(|address| *address as *mut c_void).collect();
-        // SAFETY: buffers and arguments are those of the function (`Launch::check`, and assertions in the generated
-        // source against the entry).
-        let told = unsafe {
-            let arguments = enqueue.arguments.as_ptr().cast();
-            run(grid.blocks, grid.threads, grid.shared_bytes, buffers.as_ptr(), arguments)
+        let Enqueue { symbol, grid, addresses, arguments } = *enqueue;
+        let call = || Call::Launch {
+            name: symbol.name.to_owned(),
+            grid,
+            addresses: addresses.to_vec(),
+            arguments: arguments.to_vec(),
         };
-        if told.is_null() {
-            return Ok(());
-        }
-        // SAFETY: a text of the library, which stays until the next launch of this thread.
-        let problem = unsafe { CStr::from_ptr(told) }.to_string_lossy();
-        Err(failure("launch", format!("{name}: {problem}")))
+        if self.is_noted(call) { Ok(()) } else { self.run(symbol.name, grid, addresses, arguments) }
     }
 
     fn product(&self, _product: &Product) -> Result<bool> {
@@ -138,6 +185,40 @@ impl Driver for Emulated {
 
     fn synchronize(&self) -> Result<()> {
         self.check_ends()
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        self.recordings().begun = Some((std::thread::current().id(), Vec::new()));
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<u64> {
+        let mut recordings = self.recordings();
+        let (_, calls) = recordings
+            .begun
+            .take()
+            .ok_or_else(|| failure("end of recording", "none has begun".to_owned()))?;
+        recordings.next += 1;
+        let number = recordings.next;
+        recordings.ended.insert(number, calls.into());
+        Ok(number)
+    }
+
+    fn replay(&self, recording: u64) -> Result<()> {
+        let calls = self.recordings().ended.get(&recording).cloned();
+        for call in calls.iter().flat_map(|calls| calls.iter()) {
+            match call {
+                Call::Fill { address, bytes } => self.fill(*address, *bytes),
+                Call::Launch { name, grid, addresses, arguments } => {
+                    self.run(name, *grid, addresses, arguments)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, recording: u64) {
+        self.recordings().ended.remove(&recording);
     }
 }
 

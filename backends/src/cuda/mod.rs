@@ -28,13 +28,14 @@ use self::driver::{Driver, Enqueue, Symbol};
 #[doc(hidden)]
 pub use self::emulated::open_emulated;
 use self::product::{Factor, Product};
-use self::storage::{Memory, Storage, addresses};
+use self::storage::{Block, Memory, Storage, addresses};
 use self::weight::{CudaWeight, scale_map};
 use crate::backend::{Backend, DeviceInfo, Launch};
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, Ledger, MemoryReport};
 use crate::open::{DeviceKind, DeviceRequest, Precision};
 use crate::product::{Direction, Epilogue, Linear, Matmul, Operand};
+use crate::recording::{Pool, Recorder, Recording};
 use crate::weight::{Weight, WeightSource};
 use crate::{Error, Result};
 
@@ -53,6 +54,19 @@ pub(crate) struct Cuda {
     map: Storage,
 }
 
+/// What the driver noted, with the memory that it runs in.
+struct Noted {
+    number: u64,
+    memory: Arc<Memory>,
+    _pool: Arc<Pool<Block>>,
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.memory.driver.forget(self.number);
+    }
+}
+
 impl Cuda {
     fn new(
         driver: Box<dyn Driver>,
@@ -65,7 +79,12 @@ impl Cuda {
         let workers =
             Workers::new(threads).map_err(|source| Error::Threads { threads, source: Box::new(source) })?;
         let name = format!("cuda:{}", request.index);
-        let memory = Arc::new(Memory { driver, ledger: Ledger::new(&name, limit), device: name.clone() });
+        let memory = Arc::new(Memory {
+            driver,
+            ledger: Ledger::new(&name, limit),
+            device: name.clone(),
+            recorder: Recorder::default(),
+        });
         let map = scale_map(&memory)?;
         let info = DeviceInfo {
             kind: DeviceKind::Cuda,
@@ -76,6 +95,23 @@ impl Cuda {
             numerics_class,
         };
         Ok(Cuda { info, memory, workers, map })
+    }
+
+    fn noted(&self, recording: &Recording) -> Result<u64> {
+        let noted = recording.inner::<Noted>()?;
+        if !Arc::ptr_eq(&noted.memory, &self.memory) {
+            return Err(Error::Foreign { what: "recording" });
+        }
+        Ok(noted.number)
+    }
+
+    /// # Errors
+    /// This thread records.
+    fn at_once(&self, what: &'static str) -> Result<()> {
+        match self.memory.recorder.pool() {
+            None => Ok(()),
+            Some(_) => Err(Error::Recorded { what }),
+        }
     }
 
     fn driver(&self) -> &dyn Driver {
@@ -104,11 +140,13 @@ impl Backend for Cuda {
     }
 
     fn upload(&self, source: &[u8], target: View<'_>) -> Result<()> {
+        self.at_once("upload")?;
         let target = addresses("upload", &[(target.first(source.len(), "upload")?, true)])?;
         if source.is_empty() { Ok(()) } else { self.driver().upload(source, target[0]) }
     }
 
     fn download(&self, source: View<'_>, target: &mut [u8]) -> Result<()> {
+        self.at_once("download")?;
         let source = addresses("download", &[(source.first(target.len(), "download")?, false)])?;
         if target.is_empty() { Ok(()) } else { self.driver().download(source[0], target) }
     }
@@ -219,7 +257,21 @@ impl Backend for Cuda {
         })
     }
 
+    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+        let Some(session) = self.memory.recorder.begin() else { return Ok(None) };
+        self.driver().begin_recording()?;
+        work();
+        let number = self.driver().end_recording()?;
+        let (memory, pool) = (self.memory.clone(), session.pool.clone());
+        Ok(Some(Recording::new(Arc::new(Noted { number, memory, _pool: pool }))))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<()> {
+        self.driver().replay(self.noted(recording)?)
+    }
+
     fn synchronize(&self) -> Result<()> {
+        self.at_once("synchronize")?;
         self.driver().synchronize()
     }
 

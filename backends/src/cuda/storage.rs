@@ -1,10 +1,12 @@
 //! Memory of a CUDA device: counted, and given back in the order of the stream.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use super::driver::Driver;
 use crate::buffer::{Buffer, View};
 use crate::memory::{Category, Ledger};
+use crate::recording::Recorder;
 use crate::{Error, Result};
 
 /// A driver with the count of its memory.
@@ -12,11 +14,20 @@ pub(super) struct Memory {
     pub driver: Box<dyn Driver>,
     pub ledger: Ledger,
     pub device: String,
+    pub recorder: Recorder<Block>,
 }
 
-/// Memory that goes back when it is dropped.
+/// Memory of a buffer.
 pub(super) struct Storage {
     pub address: u64,
+    bytes: usize,
+    /// Gives it back: a block, or one that recordings lend.
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+/// Memory that goes back to the device when it is dropped.
+pub(super) struct Block {
+    address: u64,
     bytes: usize,
     category: Category,
     memory: Arc<Memory>,
@@ -24,9 +35,23 @@ pub(super) struct Storage {
 
 impl Memory {
     pub fn allocate(self: &Arc<Self>, bytes: usize, category: Category) -> Result<Storage> {
+        let (address, held): (u64, Box<dyn Any + Send + Sync>) = match self.recorder.pool() {
+            None => {
+                let block = self.block(bytes, category)?;
+                (block.address, Box::new(block))
+            }
+            Some(pool) => {
+                let lent = pool.lend(bytes, || self.block(bytes, category))?;
+                (lent.block().address, Box::new(lent))
+            }
+        };
+        Ok(Storage { address, bytes, _held: held })
+    }
+
+    fn block(self: &Arc<Self>, bytes: usize, category: Category) -> Result<Block> {
         self.ledger.take(bytes as u64, category)?;
         match self.driver.allocate(bytes.max(1)) {
-            Ok(Some(address)) => Ok(Storage { address, bytes, category, memory: self.clone() }),
+            Ok(Some(address)) => Ok(Block { address, bytes, category, memory: self.clone() }),
             refused => {
                 self.ledger.give_back(bytes as u64, category);
                 refused?;
@@ -55,7 +80,7 @@ impl Memory {
     }
 }
 
-impl Drop for Storage {
+impl Drop for Block {
     fn drop(&mut self) {
         self.memory.driver.free(self.address);
         self.memory.ledger.give_back(self.bytes as u64, self.category);

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! MOTLEY_CONFORMANCE=full    texts of 8192 tokens too, and larger shapes on software devices of wgpu
-//! MOTLEY_CONFORMANCE_ONLY=x  only groups that contain x: rows, elements, attention, adapters, losses, decoders, products
+//! MOTLEY_CONFORMANCE_ONLY=x  only groups that contain x: rows, elements, attention, adapters, losses, decoders, products,
+//!                            recordings
 //! MOTLEY_BLESS=1             writes the tables into docs/conformance.md
 //! ```
 //!
@@ -19,11 +20,14 @@ mod decoders;
 mod device;
 mod elements;
 mod emulation;
+#[path = "emulation/tests.rs"]
+mod emulation_tests;
 mod long_texts;
 mod losses;
 mod mistakes;
 mod products;
 mod random;
+mod recordings;
 mod report;
 mod rows;
 
@@ -35,7 +39,7 @@ use device::Device;
 
 type Group = (&'static str, fn(&mut Device<'_>));
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("rows", rows::cases),
     ("elements", elements::cases),
     ("attention", attention::cases),
@@ -43,6 +47,7 @@ const GROUPS: [Group; 7] = [
     ("losses", losses::cases),
     ("decoders", decoders::cases),
     ("products", products::cases),
+    ("recordings", recordings::cases),
 ];
 
 /// More than one tile or block of everything.

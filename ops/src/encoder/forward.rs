@@ -40,6 +40,24 @@ impl DeviceBatch {
             cumulative_lengths: upload(&batch.cumulative_lengths)?,
         })
     }
+
+    /// Puts another batch of the same sizes, no text of it longer than the longest of this one, in the place of this.
+    pub(super) fn replace(&self, device: &Device, batch: &PackedBatch) -> Result<()> {
+        assert!(
+            (batch.tokens(), batch.texts()) == (self.tokens, self.texts) && batch.longest() <= self.longest,
+            "a batch is replaced by one that takes the same launches"
+        );
+        for (buffer, values) in [
+            (&self.token_ids, &batch.token_ids),
+            (&self.position_ids, &batch.position_ids),
+            (&self.type_ids, &batch.type_ids),
+            (&self.rows, &batch.rows),
+            (&self.cumulative_lengths, &batch.cumulative_lengths),
+        ] {
+            device.backend.upload(bytemuck::cast_slice(values), buffer.all())?;
+        }
+        Ok(())
+    }
 }
 
 /// What random draws of a training step depend on, besides the name of the value.

@@ -96,6 +96,7 @@ impl Builder<'_> {
             max_sequence_length,
             adapter: None,
             pass_tokens: super::pass_tokens(self.device.backend.info().kind),
+            buckets: None,
             config: self.config,
             device: self.device,
         })

@@ -6,12 +6,13 @@
 //! ```
 //!
 //! Layers are those of `bert` and `decoder`; `forward` and `backward` hold what both share, `parts` what they consist
-//! of, `names` what files call it.
+//! of, `names` what files call it, `buckets` the small passes that a device remembers.
 //!
 //! Sources: BERT (Devlin et al. 2018), Llama (Touvron et al. 2023), sentence-transformers' modules.
 
 mod backward;
 mod bert;
+mod buckets;
 mod decoder;
 mod forward;
 mod load;
@@ -26,6 +27,7 @@ use motley_backends::{Backend, Buffer, DeviceKind};
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
 
+use self::buckets::Buckets;
 use self::parts::{Frame, Layer};
 use crate::adapter::Adapter;
 use crate::device::Device;
@@ -81,6 +83,7 @@ pub struct Encoder {
     layers: Vec<Layer>,
     adapter: Option<Adapter>,
     pass_tokens: usize,
+    buckets: Option<Buckets>,
 }
 
 /// Tokens of one pass of [`Encoder::embed`].
@@ -208,6 +211,11 @@ impl Encoder {
     /// # Errors
     /// A text without tokens or with too many, an unknown id, a device that failed.
     pub fn embed_unchecked(&self, texts: &[TokenizedText]) -> Result<Vec<f32>> {
+        if let Some(buckets) = &self.buckets
+            && let Some(embeddings) = self.replay(buckets, texts)?
+        {
+            return Ok(embeddings);
+        }
         let mut embeddings = Vec::with_capacity(texts.len() * self.hidden());
         let mut computing: Option<Value> = None;
         for run in split_by_budget(texts.iter().map(|text| text.ids.len()), self.pass_tokens) {
@@ -247,6 +255,7 @@ impl Encoder {
     /// Attaches an adapter made for this model, in place of one attached before.
     pub fn attach(&mut self, adapter: Adapter) {
         self.adapter = Some(adapter);
+        self.buckets = None;
     }
 
     pub fn adapter(&self) -> Option<&Adapter> {

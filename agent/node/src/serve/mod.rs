@@ -173,13 +173,14 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
     let longest = open.tokenizer.max_length();
     let pass = PassShape::bound_of_embedding(job.planned_on().kind, usize::MAX, longest, usize::MAX);
     job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
-    let model = match (reference, &adapter) {
+    let mut model = match (reference, &adapter) {
         (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
         _ => open.load(&job.backend, serve.quantization, false)?,
     };
     let prompt = open.tokenizer.settings().prompt(serve.api.prompt.as_deref())?.to_owned();
     // The first pass allocates and touches everything; no client should wait for that.
     model.embed(&["warm up"], &prompt, &mut |_| Ok(()))?;
+    record_passes(context, &mut model);
     let limits = EngineLimits {
         token_budget: serve.batch.token_budget as usize,
         queue_tokens_max: serve.batch.queue_tokens_max as usize,
@@ -196,6 +197,17 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
         revision,
         parent: adapter.map(|_| open.source.clone()),
     })
+}
+
+/// Small passes, asked for by one call each where the device can do it. A server works without.
+fn record_passes(context: &Context, model: &mut TextModel) {
+    match model.encoder.record_passes() {
+        Ok(0) => {}
+        Ok(sizes) => context.reporter.log(&format!("{sizes} sizes of small passes are recorded")),
+        Err(error) => context
+            .reporter
+            .log(&format!("small passes cannot be recorded, and take longer by their launches: {error}")),
+    }
 }
 
 fn compute(model: TextModel) -> Compute {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use motley_backends::{Backend, Error};
 use motley_ops::{LoraConfig, ModelConfig, PassShape, PlannedDevice};
 use motley_scheduler_core::document::{
-    AdapterReference, BackendKind, Memory, Model, Quantization, Resources,
+    AdapterReference, BackendKind, Memory, Model, Quantization, Resources, Workload,
 };
 use motley_scheduler_core::unit::Bytes;
 use motley_scheduler_core::wire::agent::Assignment;
@@ -105,7 +105,8 @@ impl<'a> Job<'a> {
     ) -> Result<(), WorkloadError> {
         let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
         let config = ModelConfig::parse(&open.files.config)?;
-        let (on, own) = (self.planned_on(), EmbeddingShape { quantization, adapter, pass });
+        let recorded = matches!(self.context.document.workload, Workload::Serve(_));
+        let (on, own) = (self.planned_on(), EmbeddingShape { quantization, adapter, pass, recorded });
         let needed = plan_embedding(&config, on, &own)?;
         self.check_memory(needed, |allowed| {
             let quantized = Some(Quantization::Nf4 { double_quantization: true });

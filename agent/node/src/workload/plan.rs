@@ -49,6 +49,8 @@ pub(crate) struct EmbeddingShape {
     pub(crate) quantization: Option<Quantization>,
     pub(crate) adapter: Option<LoraConfig>,
     pub(crate) pass: PassShape,
+    /// As servers do it.
+    pub(crate) recorded: bool,
 }
 
 /// Device memory that a document's job needs at most: without a tokenizer each text counts with its bytes. `config_json`
@@ -86,7 +88,8 @@ pub fn plan_memory(
         None => (None, own),
         Some(reference) => submitted_adapter(reference, folder),
     };
-    plan_embedding(&model, on, &EmbeddingShape { quantization, adapter, pass: any })
+    let recorded = matches!(document.workload, Workload::Serve(_));
+    plan_embedding(&model, on, &EmbeddingShape { quantization, adapter, pass: any, recorded })
 }
 
 /// What activations will be kept in, as far as it can be said without the device.
@@ -159,6 +162,7 @@ pub(crate) fn plan_training(
         options: options(quantization, train.model.dropout_from_config),
         adapter: Some(adapter.clone()),
         embedding: shape.validation,
+        recorded: false,
         training: Some((shape.step, loss(&train.loss))),
         checkpoint_layers: checkpoint_layers(train, model),
     };
@@ -166,7 +170,7 @@ pub(crate) fn plan_training(
     if let Some(pass) = shape.measuring {
         let adapter = Some(adapter);
         for quantization in [quantization, None] {
-            let shape = EmbeddingShape { quantization, adapter: adapter.clone(), pass };
+            let shape = EmbeddingShape { quantization, adapter: adapter.clone(), pass, recorded: false };
             needed = needed.max(plan_embedding(model, on, &shape)?);
         }
     }
@@ -185,6 +189,7 @@ pub(crate) fn plan_embedding(
         options: options(shape.quantization, false),
         adapter: shape.adapter.clone(),
         embedding: shape.pass,
+        recorded: shape.recorded,
         training: None,
         checkpoint_layers: false,
     };

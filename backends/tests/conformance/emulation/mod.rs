@@ -2,7 +2,6 @@
 //! source, and a generated function `<kernel>__launch` for each kernel. Layouts of arguments and types of buffers are
 //! asserted in the units against the entries. Needs g++ on x86-64; results are kept by a hash of everything.
 
-mod tests;
 mod units;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,7 +37,7 @@ pub fn library(precision: Precision) -> Result<PathBuf, Absence> {
 }
 
 /// A library of the sources given, each with the prelude; `set` names them all.
-fn library_of(set: &str, sources: Vec<(&str, String)>, precision: Precision) -> Result<PathBuf, Absence> {
+pub fn library_of(set: &str, sources: Vec<(&str, String)>, precision: Precision) -> Result<PathBuf, Absence> {
     if !cfg!(target_arch = "x86_64") || Command::new(COMPILER).arg("--version").output().is_err() {
         return Err(Absence::NoCompiler);
     }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use libloading::Library;
 use motley_backends::Precision;
 
-use super::{Absence, library_of};
+use super::emulation::{Absence, library_of};
 
 type Launch = unsafe extern "C" fn(u32, u32, u32, *const *mut c_void, *const c_void) -> *const c_char;
 
@@ -30,7 +30,7 @@ fn library() -> Option<Library> {
     let path = match library_of("tests", vec![("tests", text)], Precision::Bf16) {
         Ok(path) => path,
         Err(Absence::NoCompiler) => {
-            super::super::say("skipped: emulated CUDA needs g++ on x86-64\n");
+            super::say("skipped: emulated CUDA needs g++ on x86-64\n");
             return None;
         }
         Err(Absence::Broken(problem)) => panic!("{problem}"),

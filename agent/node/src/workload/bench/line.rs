@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use motley_backends::{Category, DeviceKind};
+use motley_ops::Encoder;
 use serde::Serialize;
 
 use super::{Bench, BenchOptions};
+use crate::workload::WorkloadError;
 use crate::workload::program::peak_resident_bytes;
 
 /// One line of `ctl bench`. What does not belong to a measurement is absent.
@@ -30,6 +32,9 @@ pub struct BenchLine {
     pub latency_ms_p50: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms_p99: Option<f64>,
+    /// Single texts where servers record their passes: without that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrecorded_latency_ms_p50: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_pass: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +80,7 @@ impl BenchLine {
             tokens_per_s: 0.0,
             latency_ms_p50: None,
             latency_ms_p99: None,
+            unrecorded_latency_ms_p50: None,
             ms_per_pass: None,
             ms_per_step: None,
             ms_per_step_p50: None,
@@ -98,6 +104,32 @@ impl BenchLine {
         self.device_peak_mib.insert("total", mib(report.peak));
         self.peak_memory_mib = peak_resident_bytes().map(|bytes| bytes >> 20);
         self
+    }
+
+    /// Fills in how long single texts take, in milliseconds, as a server embeds them; `single` embeds all of them one by
+    /// one and says how long each took.
+    ///
+    /// # Errors
+    /// Those of `single`, and of recording.
+    pub(super) fn latencies(
+        &mut self,
+        encoder: &mut Encoder,
+        single: impl Fn(&Encoder) -> Result<Vec<f64>, WorkloadError>,
+    ) -> Result<(), WorkloadError> {
+        let sorted = |encoder: &Encoder| {
+            single(encoder).map(|mut milliseconds| {
+                milliseconds.sort_by(f64::total_cmp);
+                milliseconds
+            })
+        };
+        let mut milliseconds = sorted(encoder)?;
+        if encoder.record_passes()? > 0 {
+            self.unrecorded_latency_ms_p50 = Some(rounded(percentile(&milliseconds, 0.5), 3));
+            milliseconds = sorted(encoder)?;
+        }
+        self.latency_ms_p50 = Some(rounded(percentile(&milliseconds, 0.5), 3));
+        self.latency_ms_p99 = Some(rounded(percentile(&milliseconds, 0.99), 3));
+        Ok(())
     }
 
     /// Fills in the times of steps, each in milliseconds, of `pairs` pairs and `tokens` tokens in all.

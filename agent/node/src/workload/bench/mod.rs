@@ -79,6 +79,9 @@ pub const TRAIN_STEPS_MAX: u32 = 100_000;
 pub const TOKEN_BUDGET: u32 = 16_384;
 
 const ROUNDS: usize = 3;
+
+/// Texts whose latency is measured, one by one.
+const LATENCY_TEXTS: usize = 200;
 const WARM_UP_STEPS: u32 = 3;
 
 /// Measures encoding.

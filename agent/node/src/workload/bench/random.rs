@@ -1,7 +1,8 @@
 //! Random weights of a known shape and random token ids: any model's speed and memory, without a download.
 //!
 //! ```text
-//! encode   `texts` texts of `length` tokens, best of three rounds after one of warm-up
+//! encode   `texts` texts of `length` tokens, best of three rounds after one of warm-up; then 200 single ones for the
+//!          latency
 //! train    pairs of such texts, tokens_per_step tokens a step; adapter and optimizer as `texts` has them
 //! ```
 
@@ -10,7 +11,7 @@ use std::time::Instant;
 use motley_ops::{Encoder, LoadOptions, ModelConfig, ModelDropout, TokenizedText, TrainRow, Work};
 
 use super::line::{BenchLine, rounded};
-use super::{Bench, BenchOptions, ROUNDS, WARM_UP_STEPS, nf4};
+use super::{Bench, BenchOptions, LATENCY_TEXTS, ROUNDS, WARM_UP_STEPS, nf4};
 use crate::workload::WorkloadError;
 use crate::workload::train::bench_trainer;
 
@@ -82,7 +83,7 @@ impl Source {
 
 pub(super) fn encode(options: &BenchOptions, source: &Source) -> Result<BenchLine, WorkloadError> {
     let bench = Bench::open(options)?;
-    let encoder = source.load(&bench, options)?;
+    let mut encoder = source.load(&bench, options)?;
     let texts = source.random_texts(0, source.texts);
     let mut seconds = f64::INFINITY;
     for _ in 0..=ROUNDS {
@@ -94,12 +95,20 @@ pub(super) fn encode(options: &BenchOptions, source: &Source) -> Result<BenchLin
     let tokens = source.texts * source.length;
     let a_pass = (encoder.pass_tokens() / source.length).max(1);
     let passes = source.texts.div_ceil(a_pass);
-    let line = BenchLine {
+    let mut line = BenchLine {
         sentences_per_s: Some(rounded(source.texts as f64 / seconds, 1)),
         tokens_per_s: rounded(tokens as f64 / seconds, 0),
         ms_per_pass: Some(rounded(seconds / passes as f64 * 1e3, 3)),
         ..BenchLine::new(&bench, options, &source.title(""))
     };
+    line.latencies(&mut encoder, |encoder| {
+        let single = |text| {
+            let began = Instant::now();
+            encoder.embed(std::slice::from_ref(text))?;
+            Ok(began.elapsed().as_secs_f64() * 1e3)
+        };
+        texts.iter().cycle().take(LATENCY_TEXTS).map(single).collect()
+    })?;
     Ok(line.finish(&bench, source.work(source.texts).embedding() / seconds))
 }
 

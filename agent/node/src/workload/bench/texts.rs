@@ -14,11 +14,11 @@ use motley_ops::{TrainRow, Work};
 use motley_scheduler_core::document::Model;
 use motley_scheduler_core::document::train::Loss;
 
-use super::line::{BenchLine, percentile, rounded};
-use super::{Bench, BenchOptions, ROUNDS, TRAIN_STEPS_MAX, WARM_UP_STEPS};
+use super::line::{BenchLine, rounded};
+use super::{Bench, BenchOptions, LATENCY_TEXTS, ROUNDS, TRAIN_STEPS_MAX, WARM_UP_STEPS};
 use crate::models::{Fetched, ModelSettings, Places, unstoppable};
 use crate::workload::WorkloadError;
-use crate::workload::model::{TextModel, open_model, tokenize};
+use crate::workload::model::{TextModel, embed_window, open_model, tokenize};
 use crate::workload::rows::{RowFile, RowForm, TrainingRow};
 use crate::workload::train::bench_trainer;
 
@@ -30,7 +30,6 @@ pub(super) struct Source<'a> {
 }
 
 const WARM_UP_TEXTS: usize = 64;
-const LATENCY_TEXTS: usize = 200;
 const BATCH_PAIRS: u32 = 32;
 
 // Rows are numbered in 32 bits.
@@ -46,31 +45,30 @@ pub(super) fn encode(
     for number in 0..rows.count() {
         texts.extend(rows.row(number)?.texts);
     }
-    let (bench, model) = load(options, source, progress)?;
-    let encode = |texts: &[String]| model.embed(texts, "", &mut |_| Ok(()));
-    encode(&texts[..WARM_UP_TEXTS.min(texts.len())])?;
+    let (bench, mut model) = load(options, source, progress)?;
+    model.embed(&texts[..WARM_UP_TEXTS.min(texts.len())], "", &mut |_| Ok(()))?;
     let (mut seconds, mut tokens) = (f64::INFINITY, 0);
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        tokens = encode(&texts)?.tokens;
+        tokens = model.embed(&texts, "", &mut |_| Ok(()))?.tokens;
         seconds = seconds.min(began.elapsed().as_secs_f64());
     }
-    let mut latencies = Vec::new();
-    for text in &texts[..LATENCY_TEXTS.min(texts.len())] {
-        let began = Instant::now();
-        encode(std::slice::from_ref(text))?;
-        latencies.push(began.elapsed().as_secs_f64() * 1e3);
-    }
-    latencies.sort_by(f64::total_cmp);
     let encoded = tokenize(&model.tokenizer, &*bench.backend, &texts, "")?;
     let work = Work::of(model.encoder.config(), encoded.iter().map(|encoded| encoded.text.ids.len()));
-    let line = BenchLine {
+    let mut line = BenchLine {
         sentences_per_s: Some(rounded(texts.len() as f64 / seconds, 1)),
         tokens_per_s: rounded(tokens as f64 / seconds, 0),
-        latency_ms_p50: Some(rounded(percentile(&latencies, 0.5), 2)),
-        latency_ms_p99: Some(rounded(percentile(&latencies, 0.99), 2)),
         ..BenchLine::new(&bench, options, "")
     };
+    let TextModel { tokenizer, encoder, backend } = &mut model;
+    line.latencies(encoder, |encoder| {
+        let single = |text| {
+            let began = Instant::now();
+            embed_window(encoder, tokenizer, &**backend, (std::slice::from_ref(text), ""))?;
+            Ok(began.elapsed().as_secs_f64() * 1e3)
+        };
+        texts[..LATENCY_TEXTS.min(texts.len())].iter().map(single).collect()
+    })?;
     Ok(line.finish(&bench, work.embedding() / seconds))
 }
 
