@@ -8,6 +8,7 @@
 //   warp_sum, warp_max    over the 32 lanes, the same result in each
 //   block_sum, block_max  over all threads of a block; `scratch` holds 32 floats
 //   mma                   d += a·b on tensor cores, fragments as in PTX mma.m16n8k16 (bf16 in, f32 sums)
+//   nf4_value, nf4_scale  of the format of kernel nf4
 //   fast_exp2, load_matrix_x4(_transposed), copy_async, commit, wait_for; fragment_*, mma_two
 #pragma once
 
@@ -230,6 +231,21 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
         largest = fmaxf(largest, scratch[warp]);
     }
     return largest;
+}
+
+// What a code of NF4 stands for; its format is that of kernel nf4.
+__device__ __forceinline__ float nf4_value(u32 code) {
+    const float values[16] = {-1.0f,         -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
+                              -0.091050036f, 0.0f,         0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
+                              0.44070983f,   0.562617f,    0.72295684f,  1.0f};
+    return values[code];
+}
+
+// Scale of a block whose scales are quantized too. Rounded after the product, as the specification does: no fused
+// multiply-add.
+__device__ __forceinline__ float nf4_scale(const u8* codes, const float* nested_absmax, const float* map, float offset,
+                                           u32 block) {
+    return __fadd_rn(__fmul_rn(map[codes[block]], nested_absmax[block / 256]), offset);
 }
 
 // Philox4x32-10 (Salmon et al. 2011).

@@ -166,18 +166,16 @@ impl Backend for Cuda {
         let (input, output) = call.check(precision)?;
         let found = addresses("product", &[(input, false), (output, true)])?;
         let [out, width] = call.weight.shape();
-        // Held until the product is in the stream, behind which the memory goes back.
-        let (matrix, _workspace) = weight.ready(&self.memory, precision, &self.map)?;
         let forward = call.direction == Direction::Forward;
         let bias = weight.bias.as_ref().filter(|_| call.epilogue != Epilogue::None);
-        let product = Product {
+        let mut product = Product {
             left: Factor {
                 address: found[0],
                 stride: if forward { width } else { out },
                 batch: 0,
                 transposed: false,
             },
-            right: Factor { address: matrix, stride: width, batch: 0, transposed: forward },
+            right: Factor { address: 0, stride: width, batch: 0, transposed: forward },
             output: found[1],
             output_stride: if forward { out } else { width },
             output_batch: 0,
@@ -193,6 +191,12 @@ impl Backend for Cuda {
             precision,
             of_activations: true,
         };
+        if weight.multiply_few_rows(&self.memory, &product, &self.map)? {
+            return Ok(());
+        }
+        // Held until the product is in the stream, behind which the memory goes back.
+        let (matrix, _workspace) = weight.ready(&self.memory, precision, &self.map)?;
+        product.right.address = matrix;
         product.run(self.driver())
     }
 

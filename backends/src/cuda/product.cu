@@ -4,6 +4,7 @@
 //   product_activation  activations in any layout
 //   product_tensor_*    16-bit activations on tensor cores: left rows of depth; right rows of depth (nt), as a forward
 //                       product with a weight [out, in] has them, or rows of columns (nn), as a backward one has them
+//   product_nf4(_double)  few rows of activations with a weight [columns, depth] in NF4
 //
 // A block computes one tile of the output; blocks are numbered along the rows of tiles, then down, then by batch.
 
@@ -251,3 +252,190 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 #endif
+
+// ---- few rows with a weight in NF4, decoded where it is multiplied: a block 16 columns, each of eight warps every
+// eighth block of 64 of the depth, a lane 16 weights of two columns
+
+#define NF4_COLUMNS 16u
+#if ACTIVATION_BITS == 16
+#define NF4_ROWS 32u
+#else
+#define NF4_ROWS 8u
+#endif
+
+struct Nf4Args {
+    Args product;
+    float offset;
+};
+
+struct SingleScale {
+    const float* absmax;
+    __device__ __forceinline__ float of(u32 block) const {
+        return absmax[block];
+    }
+};
+
+struct DoubleScale {
+    const u8* codes;
+    const float* nested_absmax;
+    const float* map;
+    float offset;
+    __device__ __forceinline__ float of(u32 block) const {
+        return nf4_scale(codes, nested_absmax, map, offset, block);
+    }
+};
+
+// 16 weights from eight bytes; the first of a byte is its high nibble.
+__device__ __forceinline__ void decode(u64 codes, float absmax, const float* values, float (&w)[16]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) {
+        u32 byte = (u32)(codes >> (8 * i)) & 255;
+        w[2 * i] = values[byte >> 4] * absmax;
+        w[2 * i + 1] = values[byte & 15] * absmax;
+    }
+}
+
+#if ACTIVATION_BITS == 16
+// Sums of 32 rows and 16 columns on tensor cores. Which of a block's weights meet in one step is free, so long as it is
+// the same on both sides: lane t of four takes elements 16t + 4·step to 16t + 4·step + 3.
+struct FewRows {
+    float sum[2][2][4];
+
+    __device__ __forceinline__ void add(const bf16* x, u32 stride, u32 rows, const float (&w)[2][16]) {
+        u32 own = threadIdx.x % 32 / 4;
+        u32 b[2][4][2];
+#pragma unroll
+        for (u32 j = 0; j < 2; j++) {
+#pragma unroll
+            for (u32 step = 0; step < 4; step++) {
+                b[j][step][0] = pack_bf16(w[j][4 * step], w[j][4 * step + 1]);
+                b[j][step][1] = pack_bf16(w[j][4 * step + 2], w[j][4 * step + 3]);
+            }
+        }
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            if (16 * half >= rows) {
+                break;
+            }
+            u32 words[2][8];
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) {
+                u32 row = 16 * half + own + 8 * i;
+                const uint4* from = (const uint4*)(x + (u64)row * stride);
+                uint4 low = make_uint4(0, 0, 0, 0), high = low;
+                if (row < rows) {
+                    low = from[0], high = from[1];
+                }
+                words[i][0] = low.x, words[i][1] = low.y, words[i][2] = low.z, words[i][3] = low.w;
+                words[i][4] = high.x, words[i][5] = high.y, words[i][6] = high.z, words[i][7] = high.w;
+            }
+#pragma unroll
+            for (u32 step = 0; step < 4; step++) {
+                u32 a[4] = {words[0][2 * step], words[1][2 * step], words[0][2 * step + 1], words[1][2 * step + 1]};
+                mma(sum[half][0], a, b[0][step]);
+                mma(sum[half][1], a, b[1][step]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store_to(float (*partial)[NF4_COLUMNS]) const {
+        u32 lane = threadIdx.x % 32;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) {
+            u32 half = i / 8, j = i / 4 % 2, e = i % 4;
+            partial[16 * half + lane / 4 + e / 2 * 8][8 * j + lane % 4 * 2 + e % 2] = sum[half][j][e];
+        }
+    }
+};
+#else
+// Sums of eight rows and 16 columns; those of a lane are of its share of the depth.
+struct FewRows {
+    float sum[NF4_ROWS][2];
+
+    __device__ __forceinline__ void add(const float* x, u32 stride, u32 rows, const float (&w)[2][16]) {
+#pragma unroll
+        for (u32 row = 0; row < NF4_ROWS; row++) {
+            if (row >= rows) {
+                break;
+            }
+            const float4* from = (const float4*)(x + (u64)row * stride);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                float4 v = from[i];
+#pragma unroll
+                for (u32 j = 0; j < 2; j++) {
+                    sum[row][j] += v.x * w[j][4 * i] + v.y * w[j][4 * i + 1] + v.z * w[j][4 * i + 2] + v.w * w[j][4 * i + 3];
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store_to(float (*partial)[NF4_COLUMNS]) const {
+        u32 lane = threadIdx.x % 32;
+#pragma unroll
+        for (u32 row = 0; row < NF4_ROWS; row++) {
+#pragma unroll
+            for (u32 j = 0; j < 2; j++) {
+                float x = sum[row][j];
+                x += __shfl_xor_sync(ALL_LANES, x, 1);
+                x += __shfl_xor_sync(ALL_LANES, x, 2);
+                if (lane % 4 == 0) {
+                    partial[row][8 * j + lane / 4] = x;
+                }
+            }
+        }
+    }
+};
+#endif
+
+template <class Scale>
+__device__ __forceinline__ void product_few_rows(const activation* left, const u8* packed, const Scale& scale,
+                                                 activation* output, const activation* bias, const Args& args) {
+    __shared__ float values[16];
+    __shared__ float partial[8][NF4_ROWS][NF4_COLUMNS];
+    if (threadIdx.x < 16) {
+        values[threadIdx.x] = nf4_value(threadIdx.x);
+    }
+    __syncthreads();
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    u32 first = blockIdx.x * NF4_COLUMNS, blocks = args.depth / 64;
+    FewRows sums = {};
+    for (u32 block = warp; block < blocks; block += 8) {
+        float w[2][16];
+#pragma unroll
+        for (u32 j = 0; j < 2; j++) {
+            u32 column = first + lane / 4 + 8 * j;
+            bool present = column < args.columns;
+            u64 index = present ? (u64)column * blocks + block : 0;
+            u64 codes = ((const u64*)packed)[index * 4 + lane % 4];
+            decode(codes, present ? scale.of((u32)index) : 0.0f, values, w[j]);
+        }
+        sums.add(left + block * 64 + lane % 4 * 16, args.left_row, args.rows, w);
+    }
+    sums.store_to(partial[warp]);
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < args.rows * NF4_COLUMNS; i += 256) {
+        u32 row = i / NF4_COLUMNS, column = i % NF4_COLUMNS;
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < 8; w++) {
+            sum += partial[w][row][column];
+        }
+        if (first + column < args.columns) {
+            finish(output, sum, row, first + column, bias, args);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    product_nf4(const activation* left, const u8* packed, const float* absmax, activation* output,
+                const activation* bias, Nf4Args args) {
+    product_few_rows(left, packed, SingleScale{absmax}, output, bias, args.product);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    product_nf4_double(const activation* left, const u8* packed, const u8* codes, const float* nested_absmax,
+                       const float* map, activation* output, const activation* bias, Nf4Args args) {
+    DoubleScale scale = {codes, nested_absmax, map, args.offset};
+    product_few_rows(left, packed, scale, output, bias, args.product);
+}

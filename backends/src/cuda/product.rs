@@ -45,7 +45,7 @@ pub(super) const SOURCE: &str = "product";
 /// As in `product.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Args {
+pub(super) struct Args {
     rows: u32,
     columns: u32,
     depth: u32,
@@ -146,7 +146,7 @@ impl Product {
         (name, Grid::new(m.div_ceil(64) * n.div_ceil(64) * self.batch as u32, 256))
     }
 
-    fn args(&self) -> Args {
+    pub fn args(&self) -> Args {
         let [rows, columns, depth] = self.shape.map(|size| size as u32);
         let (left, right) = (self.left.stride as u32, self.right.stride as u32);
         Args {

@@ -6,6 +6,7 @@ use motley_kernels::nf4::{self, DoubleQuantized, dynamic_map};
 use motley_kernels::{Grid, Workers};
 
 use super::driver::{Enqueue, Symbol};
+use super::product::{self, Product};
 use super::storage::{Memory, Storage};
 use crate::memory::Category;
 use crate::open::Precision;
@@ -37,6 +38,17 @@ enum Scales {
     Single(Storage),
     Double { codes: Storage, nested_absmax: Storage, offset: f32 },
 }
+
+/// As in `product.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Nf4Args {
+    product: product::Args,
+    offset: f32,
+}
+
+/// As in `product.cu`.
+const COLUMNS_A_BLOCK: usize = 16;
 
 /// Blocks of NF4 that one thread quantizes at a time.
 const BLOCKS_A_TASK: usize = 1024;
@@ -118,6 +130,50 @@ impl CudaWeight {
             }
         }
         Ok((target.address, Some(target)))
+    }
+
+    /// Computes the forward product with codes that are decoded where they are multiplied, if there are so few rows that
+    /// writing the decoded weight and reading it again would take longer than all the rest.
+    pub fn multiply_few_rows(&self, memory: &Memory, product: &Product, map: &Storage) -> Result<bool> {
+        let Values::Nf4(parts) = &self.values else { return Ok(false) };
+        let ([rows, _, width], left, bytes) = (product.shape, product.left, product.precision.bytes());
+        let few = match product.precision {
+            Precision::F32 => 8,
+            Precision::Bf16 => 32,
+        };
+        // A row is whole blocks, and 16 bytes of activations are read at a time.
+        let fits = width > 0 && width.is_multiple_of(nf4::BLOCK) && product.right.transposed;
+        let is_aligned = left.address.is_multiple_of(16) && (left.stride * bytes).is_multiple_of(16);
+        if rows == 0 || rows > few || !fits || !is_aligned {
+            return Ok(false);
+        }
+        for part in parts {
+            let (first, columns) = (part.first / width, part.count / width);
+            let place = |address: u64| address + (first * bytes) as u64;
+            let output = place(product.output);
+            // Where there is no bias its address is not read.
+            let bias = product.bias.map_or(output, place);
+            let part_of = Product { shape: [rows, columns, width], ..*product };
+            let launch = |name, addresses: &[u64], offset| {
+                let symbol = Symbol { source: product::SOURCE, name };
+                let grid = Grid::new(columns.div_ceil(COLUMNS_A_BLOCK) as u32, 256);
+                let args = Nf4Args { product: part_of.args(), offset };
+                let arguments = bytemuck::bytes_of(&args);
+                memory.driver.launch(&Enqueue { symbol, grid, addresses, arguments })
+            };
+            let packed = part.packed.address;
+            match &part.scales {
+                Scales::Single(absmax) => {
+                    launch("product_nf4", &[left.address, packed, absmax.address, output, bias], 0.0)?
+                }
+                Scales::Double { codes, nested_absmax, offset } => launch(
+                    "product_nf4_double",
+                    &[left.address, packed, codes.address, nested_absmax.address, map.address, output, bias],
+                    *offset,
+                )?,
+            }
+        }
+        Ok(true)
     }
 
     /// The values [out, in]; of NF4 exactly those that the codes stand for.

@@ -36,6 +36,8 @@ pub fn cases(device: &mut Device<'_>) {
     // rows, out, in
     let mut shapes =
         vec![[0, 8, 8], [1, 1, 1], [3, 5, 7], [13, 33, 64], [17, 70, 100], [64, 96, 128], [2, 40, 516]];
+    // Few rows with whole blocks of NF4, and one more than a few.
+    shapes.extend([[1, 40, 576], [8, 17, 192], [9, 31, 640], [32, 33, 128], [33, 20, 64]]);
     shapes.extend((0..3).map(|_| [random.size(64), random.size(90), random.size(130)]));
     for (seed, shape) in shapes.into_iter().enumerate() {
         FORMATS.into_iter().for_each(|format| linear(device, shape, format, seed as u64));
@@ -64,7 +66,14 @@ fn prepare(
     bias: Option<&[f32]>,
     format: WeightFormat,
 ) -> Weight {
-    let parts = [WeightPart { bytes: bytemuck::cast_slice(values), shape, dtype: SourceDtype::F32 }];
+    let [out, width] = shape;
+    let part = |rows: std::ops::Range<usize>| WeightPart {
+        shape: [rows.len(), width],
+        bytes: bytemuck::cast_slice(&values[rows.start * width..rows.end * width]),
+        dtype: SourceDtype::F32,
+    };
+    // Parts are quantized each by itself.
+    let parts = if out < 16 { vec![part(0..out)] } else { vec![part(0..out / 3), part(out / 3..out)] };
     device.backend.prepare_weight(&WeightSource { parts: &parts, bias, format }).expect("a sound weight")
 }
 
