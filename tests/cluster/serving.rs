@@ -1,13 +1,13 @@
 //! Vectors by the real program: served and embedded ones are the same, and an early end leaves nothing behind.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Read;
 use std::path::Path;
 
 use motley_tests::data::{Project, TrainOptions};
 use motley_tests::process::{Ctl, Ended, Running, wait_for};
+use motley_tests::serving::{self, ask, served_vectors, vectors_of_file};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::CTL;
 use crate::embedded::nothing_is_left;
@@ -18,38 +18,7 @@ fn ctl(home: &Path, arguments: &str) -> Ctl {
 
 /// Runs a serve job; gives it with its address.
 fn serve(home: &Path, document: &Path, settings: &str) -> (Running, String) {
-    let run = ctl(home, "run --json").arg(document).args(settings);
-    let mut running = run.start(&home.join("serve.log"));
-    let line: Value = serde_json::from_str(&running.line()).unwrap();
-    let endpoint = line["endpoint"].as_str().unwrap();
-    let address = endpoint.trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    (running, address)
-}
-
-/// Sends an embedding request.
-fn ask(address: &str, body: &Value) -> TcpStream {
-    let (mut stream, body) = (TcpStream::connect(address).unwrap(), body.to_string());
-    let length = body.len();
-    let head =
-        format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}");
-    write!(stream, "{head}\r\n\r\n{body}").unwrap();
-    stream
-}
-
-fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
-}
-
-fn served_vectors(address: &str, texts: &[&str]) -> Vec<Vec<f32>> {
-    let mut answer = String::new();
-    ask(address, &json!({"model": "vectors", "input": texts})).read_to_string(&mut answer).unwrap();
-    let answer: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-    answer["data"].as_array().unwrap().iter().map(|row| floats(&row["embedding"])).collect()
-}
-
-fn vectors_of_file(path: &Path) -> Vec<Vec<f32>> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| floats(&serde_json::from_str::<Value>(line).unwrap()["embedding"])).collect()
+    serving::serve(ctl(home, "run --json").arg(document).args(settings), &home.join("serve.log"))
 }
 
 #[test]

@@ -8,7 +8,10 @@
 use std::path::Path;
 
 use motley_tests::data::{Project, TrainOptions};
+use motley_tests::model::WORDS;
 use motley_tests::process::Ctl;
+use motley_tests::serving::{serve, served_vectors, vectors_of_file};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const CTL: &str = env!("CARGO_BIN_EXE_ctl-under-test");
@@ -69,5 +72,35 @@ fn a_job_learns_the_same_on_every_backend() {
                 assert!((a - b).abs() <= 1e-3, "{adapter} on {backend}: {metrics:?}, {other_metrics:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_server_answers_the_same_on_every_backend() {
+    let home = tempfile::tempdir().unwrap();
+    let accelerators = accelerators(home.path());
+    let project = Project::tiny(home.path());
+    let run = |arguments: &str| ctl(home.path()).args(arguments).in_folder(home.path());
+    // Requests of one text and of several, below and above the sizes of passes that a device may record.
+    let texts: Vec<String> = (1..40)
+        .map(|words| WORDS.iter().cycle().take(words).copied().collect::<Vec<_>>().join(" "))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    std::fs::write(home.path().join("texts.txt"), texts.join("\n")).unwrap();
+    run("embed file:model texts.txt --backend cpu --output cpu.jsonl").end().expect(0);
+    let wanted = vectors_of_file(&home.path().join("cpu.jsonl"));
+    for backend in &accelerators {
+        let settings = "--set resources.memory=auto --precision f32 --backend";
+        let start = run("run --json").arg(project.serve()).args(settings).arg(backend);
+        let (mut running, address) = serve(start, &home.path().join("serve.log"));
+        for (texts, wanted) in
+            [1, 3, texts.len()].into_iter().flat_map(|size| texts.chunks(size).zip(wanted.chunks(size)))
+        {
+            let got = served_vectors(&address, texts).concat();
+            let worst = got.iter().zip(wanted.concat()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(got.len() == wanted.concat().len() && worst <= 2e-5, "{backend}: {worst}, {texts:?}");
+        }
+        running.signal(Signal::TERM);
+        assert_eq!(running.wait().code(), Some(0), "{}", running.stderr_text());
     }
 }

@@ -5,6 +5,7 @@ pub mod data;
 pub mod fleet;
 pub mod model;
 pub mod process;
+pub mod serving;
 
 use std::io::Write;
 use std::path::PathBuf;
