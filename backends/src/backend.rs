@@ -15,6 +15,11 @@ use crate::{Error, Result};
 pub trait Backend: Send + Sync {
     fn info(&self) -> &DeviceInfo;
 
+    /// How many bytes of a buffer one launch takes; absent: all.
+    fn binding_limit(&self) -> Option<u64> {
+        None
+    }
+
     /// Memory of `bytes` zeros.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub enum Fault {
     OutOfMemory { allocation: u64 },
     /// From this product or launch on everything fails that asks the device.
     Lost { launch: u64 },
+    /// Launches take no more than so many bytes of a buffer: not a fault, but a limit that few devices have.
+    SmallBindings { bytes: u64 },
 }
 
 /// `inner` with a fault, under a name of its own.
@@ -66,6 +68,19 @@ impl Faulty {
         self.alive(call)
     }
 
+    fn bound(&self, launch: &Launch<'_>) -> Result<()> {
+        let largest = launch.buffers.iter().map(|view| view.bytes as u64).max().unwrap_or(0);
+        match self.fault {
+            Fault::SmallBindings { bytes } if largest > bytes => Err(Error::BindingTooLarge {
+                device: self.info.name.clone(),
+                what: launch.entry.name,
+                bytes: largest,
+                limit: bytes,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn alive(&self, call: &'static str) -> Result<()> {
         match self.fault {
             Fault::Lost { launch } if self.launches() > launch => Err(Error::DeviceFailed {
@@ -81,6 +96,13 @@ impl Faulty {
 impl Backend for Faulty {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn binding_limit(&self) -> Option<u64> {
+        match self.fault {
+            Fault::SmallBindings { bytes } => Some(bytes),
+            _ => self.inner.binding_limit(),
+        }
     }
 
     fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer> {
@@ -125,6 +147,7 @@ impl Backend for Faulty {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         self.launched(launch.entry.name)?;
+        self.bound(launch)?;
         self.inner.launch(launch)
     }
 

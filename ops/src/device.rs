@@ -114,6 +114,13 @@ impl Device {
         self.launch(&elementwise::ADD, &args, &[x.bound(), y.bound()])
     }
 
+    /// Rows of a table that one binding holds, a multiple of four.
+    pub(crate) fn table_rows_max(&self, width: usize) -> usize {
+        let row = width * self.precision().bytes();
+        let rows = self.backend.binding_limit().map_or(ELEMENTS_MAX, |bytes| bytes as usize / row);
+        (rows & !3).max(4)
+    }
+
     /// A table [rows, width] in the precision of activations. `values(first, count)` gives so many of its rows, a
     /// slice at a time: a table of words may have gigabytes.
     pub(crate) fn upload_table(

@@ -5,10 +5,15 @@
 
 mod support;
 
-use motley_ops::{Error, LoadOptions, Quantization};
+use motley_backends::faults::{Fault, Faulty};
+use motley_backends::{DeviceRequest, open};
+use motley_ops::{Encoder, Error, LoadOptions, ModelConfig, Quantization, TokenizedText};
 use safetensors::Dtype;
+use serde_json::json;
+use support::decoder::small_decoder;
 use support::plain::{Plain, PlainAdapter};
 use support::small::{HIDDEN, Setup, SmallModel, texts, trainer};
+use support::{device, is_elsewhere};
 
 /// Ten times what two layers of f32 come to here; values are of size 1.
 const TOLERANCE: f64 = 1e-5;
@@ -97,4 +102,46 @@ fn weights_that_are_not_finite_are_refused_by_nf4_and_seen_in_vectors() {
     let encoder = model.load(1);
     assert!(matches!(encoder.embed(&texts), Err(Error::NonFiniteEmbedding { index: 2 })));
     assert!(encoder.embed(&texts[..2]).is_ok());
+}
+
+#[test]
+fn a_device_that_binds_little_gets_the_table_of_words_in_pieces_and_passes_that_fit() {
+    let decoder = small_decoder("qwen3", json!({}), Dtype::F32);
+    for model in [SmallModel::new("bert", "mean", Dtype::F32), decoder] {
+        let types = model.config().token_types.max(1);
+        let texts = texts(12, types, 7);
+        let wanted = model.load(1).embed(&texts).unwrap();
+        // 32 of 50 words, and ten tokens of the widest activations.
+        let small = Faulty::new(device(1), "small", Fault::SmallBindings { bytes: 4096 });
+        let mut encoder = model.load_on(small, LoadOptions::default()).unwrap();
+        let got = encoder.embed(&texts).unwrap();
+        let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
+        let worst = largest_difference(&got, &wanted);
+        assert!(worst <= if is_elsewhere() { TOLERANCE } else { 0.0 }, "{worst:e}");
+        encoder.set_pass_tokens(1000);
+        let refused = encoder.embed(&texts).unwrap_err();
+        assert!(refused.to_string().contains("binds") && refused.to_string().contains("4096"), "{refused}");
+    }
+}
+
+#[test]
+fn a_table_of_words_beyond_what_the_device_binds_gives_the_vectors_of_the_processor() {
+    let device = device(1);
+    let Some(limit) = device.binding_limit().filter(|limit| *limit <= 1 << 28) else {
+        return support::say_skipped("the device binds tables of any size that a test would make");
+    };
+    let (hidden, words) = (1024, limit as usize / 4096 + 100);
+    let config = json!({"model_type": "bert", "hidden_size": hidden, "num_hidden_layers": 1,
+        "num_attention_heads": 16, "intermediate_size": 64, "vocab_size": words, "max_position_embeddings": 16});
+    let config = ModelConfig::parse(&config.to_string()).unwrap();
+    let cpu = open(&DeviceRequest { backend: "cpu".to_owned(), ..DeviceRequest::default() }).unwrap();
+    let ids = [0, 1, words / 2, words - 101, words - 100, words - 99, words - 2, words - 1];
+    let text = TokenizedText { ids: ids.map(|id| id as u32).to_vec(), type_ids: vec![] };
+    let [got, wanted] = [device, cpu].map(|device| {
+        let encoder = Encoder::random(device, &config, &LoadOptions::default(), 1).unwrap();
+        encoder.embed(std::slice::from_ref(&text)).unwrap()
+    });
+    let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
+    let worst = largest_difference(&got, &wanted);
+    assert!(worst <= TOLERANCE, "{worst:e}");
 }

@@ -113,6 +113,10 @@ impl Backend for Wgpu {
         &self.info
     }
 
+    fn binding_limit(&self) -> Option<u64> {
+        Some(self.binding_bytes())
+    }
+
     fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer> {
         self.shelf.buffer(bytes, category, false)
     }

@@ -1,6 +1,6 @@
-//! Cases of what decoders add: `rms_norm`, `head_norm`, `rope`, `swiglu`, and words alone of `embed`.
+//! Cases of what decoders add: `rms_norm`, `head_norm`, `rope`, `swiglu`.
 
-use motley_kernels::{embed, head_norm, rms_norm, rope, swiglu};
+use motley_kernels::{head_norm, rms_norm, rope, swiglu};
 
 use super::bounded::exact;
 use super::device::{Data, Device};
@@ -13,7 +13,6 @@ pub fn cases(device: &mut Device<'_>) {
     shapes.extend((0..3).map(|_| (random.size(40), random.size(300), 1.0)));
     for (seed, (rows, width, size)) in shapes.into_iter().enumerate() {
         rms_norm(device, [rows, width], size, seed as u64);
-        words(device, rows, width, seed as u64);
         let x = scaled(Random::new(seed as u64).numbers(rows * 2 * width), 12.0 * size);
         swiglu(device, x, [rows, width]);
     }
@@ -124,14 +123,4 @@ fn swiglu(device: &mut Device<'_>, x: Vec<f32>, [rows, width]: [usize; 2]) {
     let got = device.run(&swiglu::BACKWARD, &args, data);
     let wanted = swiglu::reference::backward(&exact(&dy), &exact(&x), width);
     device.compare_activations(swiglu::BACKWARD.name, &got[0], &wanted);
-}
-
-fn words(device: &mut Device<'_>, tokens: usize, hidden: usize, seed: u64) {
-    device.case = format!("tokens {tokens}, hidden {hidden}, seed {seed}");
-    let mut random = Random::new(seed);
-    let (ids, table) = (random.indices(tokens, 9), device.rounded(random.numbers(9 * hidden)));
-    let args = embed::Args { tokens: tokens as u32, hidden: hidden as u32 };
-    let data = vec![Data::words(&ids), Data::of(&table), Data::Output(tokens * hidden)];
-    let got = device.run(&embed::WORDS, &args, data);
-    device.compare_bits(embed::WORDS.name, &got[0], &embed::reference::words(&ids, &table, hidden));
 }

@@ -125,18 +125,33 @@ fn dropout(device: &mut Device<'_>, [rows, features, gap]: [usize; 3], probabili
     device.compare_activations(dropout::APPLY_ADD.name, &got[0], &sum);
 }
 
+/// `embed` with the whole table of words and with pieces of it; rows of other pieces stay as they were.
 fn embed(device: &mut Device<'_>, tokens: usize, hidden: usize, seed: u64) {
-    device.case = format!("tokens {tokens}, hidden {hidden}, seed {seed}");
     let mut random = Random::new(seed);
     let ids = [9, 6, 2].map(|rows| random.indices(tokens, rows));
     let tables = [9, 6, 2].map(|rows| device.rounded(random.numbers(rows * hidden)));
-    let args = embed::Args { tokens: tokens as u32, hidden: hidden as u32 };
-    let mut data: Vec<Data> = ids.iter().map(|ids| Data::words(ids)).collect();
-    data.extend(tables.iter().map(|table| Data::of(table)));
-    data.push(Data::Output(tokens * hidden));
-    let got = device.run(&embed::FORWARD, &args, data);
-    let tables = tables.map(|table| exact(&table));
-    let tables = [&tables[0][..], &tables[1], &tables[2]];
-    let wanted = embed::reference::forward(&ids[0], &ids[1], &ids[2], tables, hidden);
-    device.compare_activations(embed::FORWARD.name, &got[0], &wanted);
+    let before = device.rounded(random.numbers(tokens * hidden));
+    let ids = [&ids[0][..], &ids[1], &ids[2]];
+    for piece in [0..9, 0..4, 4..9, 3..3] {
+        device.case = format!("tokens {tokens}, hidden {hidden}, words {piece:?}, seed {seed}");
+        let args = embed::Args {
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            first_word: piece.start as u32,
+            words: piece.len() as u32,
+        };
+        let word = &tables[0][piece.start * hidden..piece.end * hidden];
+        let mut data: Vec<Data> = ids.iter().map(|ids| Data::words(ids)).collect();
+        data.extend([word, &tables[1], &tables[2], &before].map(Data::of));
+        let got = device.run(&embed::FORWARD, &args, data);
+        let mut wanted = exact(&before);
+        let exact_tables = [&exact(word)[..], &exact(&tables[1]), &exact(&tables[2])];
+        embed::reference::forward(ids, exact_tables, &args, &mut wanted);
+        device.compare_activations(embed::FORWARD.name, &got[0], &wanted);
+        let data = [Data::words(ids[0]), Data::of(word), Data::of(&before)];
+        let got = device.run(&embed::WORDS, &args, data.into());
+        let mut wanted = before.clone();
+        embed::reference::words(ids[0], word, &args, &mut wanted);
+        device.compare_bits(embed::WORDS.name, &got[0], &wanted);
+    }
 }

@@ -19,7 +19,8 @@ pub(super) fn forward(call: &mut Call<'_>) {
     call.workers.pieces(out, ROWS_A_TASK * hidden.max(1), |task, piece| {
         for (r, target) in piece.chunks_exact_mut(hidden).enumerate() {
             let t = task * ROWS_A_TASK + r;
-            let word = &words[row("word", words, token[t])];
+            let Some(word) = args.row(token[t]) else { continue };
+            let word = &words[word * hidden..][..hidden];
             let place = &positions[row("position", positions, position[t])];
             add_three(word, place, &kinds[row("type", kinds, kind[t])], target);
         }
@@ -33,8 +34,9 @@ pub(super) fn words(call: &mut Call<'_>) {
     let out = &mut call.write::<f32>()[..args.tokens as usize * hidden];
     call.workers.pieces(out, ROWS_A_TASK * hidden.max(1), |task, piece| {
         for (r, target) in piece.chunks_exact_mut(hidden).enumerate() {
-            let word = token[task * ROWS_A_TASK + r] as usize * hidden;
-            target.copy_from_slice(&words[word..word + hidden]);
+            if let Some(row) = args.row(token[task * ROWS_A_TASK + r]) {
+                target.copy_from_slice(&words[row * hidden..][..hidden]);
+            }
         }
     });
 }

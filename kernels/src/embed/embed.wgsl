@@ -1,8 +1,10 @@
-// A workgroup a token.
+// A workgroup a token. A row of the piece of words is not below `words` if the token's word is in another piece.
 
 struct Args {
     tokens: u32,
     hidden: u32,
+    first_word: u32,
+    words: u32,
 }
 
 @group(0) @binding(0) var<storage, read> token_ids: array<u32>;
@@ -24,7 +26,11 @@ fn embed_forward(
     if token >= args.tokens {
         return;
     }
-    let first = token_ids[token] * args.hidden;
+    let row = token_ids[token] - args.first_word;
+    if row >= args.words {
+        return;
+    }
+    let first = row * args.hidden;
     let second = position_ids[token] * args.hidden;
     let third = type_ids[token] * args.hidden;
     for (var i = lane; i < args.hidden; i += 64u) {
@@ -47,9 +53,13 @@ fn embed_words(
     if token >= words_args.tokens {
         return;
     }
-    let row = words_token_ids[token] * words_args.hidden;
+    let row = words_token_ids[token] - words_args.first_word;
+    if row >= words_args.words {
+        return;
+    }
+    let first = row * words_args.hidden;
     let start = token * words_args.hidden;
     for (var i = lane; i < words_args.hidden; i += 64u) {
-        words_out[start + i] = words_word[row + i];
+        words_out[start + i] = words_word[first + i];
     }
 }

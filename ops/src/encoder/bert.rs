@@ -27,17 +27,18 @@ impl Pass<'_> {
             unreachable!("models of this family are loaded with their tables")
         };
         let out = self.device().activation(batch.tokens, hidden)?;
-        let args = embed::Args { tokens: batch.tokens as u32, hidden: hidden as u32 };
-        let bindings = [
-            batch.token_ids.all(),
-            batch.position_ids.all(),
-            batch.type_ids.all(),
-            self.encoder.word.all(),
-            position.all(),
-            token_type.all(),
-            out.bound(),
-        ];
-        self.device().launch(&embed::FORWARD, &args, &bindings)?;
+        for words in &self.encoder.words {
+            let bindings = [
+                batch.token_ids.all(),
+                batch.position_ids.all(),
+                batch.type_ids.all(),
+                words.table.all(),
+                position.all(),
+                token_type.all(),
+                out.bound(),
+            ];
+            self.device().launch(&embed::FORWARD, &words.args(batch.tokens, hidden), &bindings)?;
+        }
         let value = self.layer_norm(NormAt::Frame, out)?;
         self.base_dropout(value, EMBEDDINGS_SITE)
     }

@@ -21,9 +21,10 @@ impl Pass<'_> {
     pub(super) fn words(&mut self) -> Result<Value> {
         let (batch, hidden) = (self.batch, self.encoder.config.hidden);
         let out = self.device().activation(batch.tokens, hidden)?;
-        let args = embed::Args { tokens: batch.tokens as u32, hidden: hidden as u32 };
-        let bindings = [batch.token_ids.all(), self.encoder.word.all(), out.bound()];
-        self.device().launch(&embed::WORDS, &args, &bindings)?;
+        for words in &self.encoder.words {
+            let bindings = [batch.token_ids.all(), words.table.all(), out.bound()];
+            self.device().launch(&embed::WORDS, &words.args(batch.tokens, hidden), &bindings)?;
+        }
         Ok(Value { tensor: out, node: None })
     }
 

@@ -1,11 +1,12 @@
 //! From files to a device; or without files, for counting memory and for measuring speed.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use motley_backends::{Buffer, Category, Error, SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
 use motley_kernels::rope;
 
-use super::parts::{Frame, Layer, Norm, stacked};
+use super::parts::{Frame, Layer, Norm, WordPiece, stacked};
 use super::{Encoder, LoadOptions, ModelFiles, names, random};
 use crate::device::Device;
 use crate::model::pooling::max_sequence_length;
@@ -83,11 +84,11 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(self, mut pooling: Pooling, max_sequence_length: Option<usize>) -> Result<Encoder> {
         pooling.normalize = self.options.normalize.unwrap_or(pooling.normalize);
-        let word = self.table(names::landmark(&self.config), self.config.vocabulary)?;
+        let words = self.words()?;
         let frame = self.frame()?;
         let layers = (0..self.config.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>>>()?;
         Ok(Encoder {
-            word,
+            words,
             frame,
             layers,
             pooling,
@@ -95,11 +96,33 @@ impl Builder<'_> {
             quantization: self.options.quantization,
             max_sequence_length,
             adapter: None,
-            pass_tokens: super::pass_tokens(self.device.backend.info().kind),
+            pass_tokens: self.pass_tokens(),
             buckets: None,
             config: self.config,
             device: self.device,
         })
+    }
+
+    /// As [`super::pass_tokens`], or as many as have their widest activations in one binding.
+    fn pass_tokens(&self) -> usize {
+        let most = super::pass_tokens(self.device.backend.info().kind);
+        let Some(bytes) = self.device.backend.binding_limit() else { return most };
+        let widths = [LinearAt::Qkv(0), LinearAt::Intermediate(0)].map(|at| {
+            let roles = stacked(at, self.config.decoder.is_some());
+            roles.iter().map(|role| role.widths(&self.config)[1]).sum::<usize>()
+        });
+        let widest = widths.into_iter().max().unwrap_or(1).max(self.config.hidden);
+        most.min(bytes as usize / (widest * self.device.precision().bytes())).max(1)
+    }
+
+    fn words(&self) -> Result<Vec<WordPiece>> {
+        let (name, total) = (names::landmark(&self.config), self.config.vocabulary);
+        let most = self.device.table_rows_max(self.config.hidden);
+        let piece = |first: usize| {
+            let rows = most.min(total - first);
+            Ok(WordPiece { first, rows, table: self.rows(name, total, first..first + rows)? })
+        };
+        (0..total).step_by(most).map(piece).collect()
     }
 
     fn frame(&self) -> Result<Frame> {
@@ -150,17 +173,22 @@ impl Builder<'_> {
 
     /// An embedding table of the model's width.
     fn table(&self, name: &str, rows: usize) -> Result<Buffer> {
+        self.rows(name, rows, 0..rows)
+    }
+
+    /// Rows of an embedding table that has `total` of them; the first is a multiple of four.
+    fn rows(&self, name: &str, total: usize, rows: Range<usize>) -> Result<Buffer> {
         let hidden = self.config.hidden;
         match &self.source {
-            Source::Blank => self.device.blank_table(rows, hidden),
-            Source::Random(seed) => self.device.upload_table(rows, hidden, |first, count| {
-                random::values(*seed, name, first * hidden, count * hidden)
+            Source::Blank => self.device.blank_table(rows.len(), hidden),
+            Source::Random(seed) => self.device.upload_table(rows.len(), hidden, |first, count| {
+                random::values(*seed, name, (rows.start + first) * hidden, count * hidden)
             }),
             Source::Files(weights) => {
-                let raw = weights.raw(name, &[rows, hidden])?;
+                let raw = weights.raw(name, &[total, hidden])?;
                 let row = hidden * raw.stored.bytes();
-                self.device.upload_table(rows, hidden, |first, count| {
-                    to_f32(&raw.bytes[first * row..][..count * row], raw.stored)
+                self.device.upload_table(rows.len(), hidden, |first, count| {
+                    to_f32(&raw.bytes[(rows.start + first) * row..][..count * row], raw.stored)
                 })
             }
         }

@@ -22,13 +22,13 @@ mod random;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, Buffer, DeviceKind};
+use motley_backends::{Backend, DeviceKind};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
 
 use self::buckets::Buckets;
-use self::parts::{Frame, Layer};
+use self::parts::{Frame, Layer, WordPiece};
 use crate::adapter::Adapter;
 use crate::device::Device;
 use crate::model::split_by_budget;
@@ -77,8 +77,8 @@ pub struct Encoder {
     dropout: ModelDropout,
     quantization: Option<Quantization>,
     max_sequence_length: Option<usize>,
-    /// Embeddings of words [vocabulary, hidden], in the precision of activations.
-    word: Buffer,
+    /// The table of words [vocabulary, hidden], in the precision of activations, piece after piece.
+    words: Vec<WordPiece>,
     frame: Frame,
     layers: Vec<Layer>,
     adapter: Option<Adapter>,

@@ -2,11 +2,31 @@
 //! what stands around the layers is each family's own.
 
 use motley_backends::{Buffer, Weight};
+use motley_kernels::embed;
 
 use super::{Encoder, ModelDropout};
 use crate::Role;
 use crate::adapter::Module;
 use crate::tape::{LinearAt, NormAt};
+
+/// Rows of the table of words that a device binds at once.
+pub(super) struct WordPiece {
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    pub(super) table: Buffer,
+}
+
+impl WordPiece {
+    /// Of a launch that writes the `tokens` tokens whose words are here.
+    pub(super) fn args(&self, tokens: usize, hidden: usize) -> embed::Args {
+        embed::Args {
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            first_word: self.first as u32,
+            words: self.rows as u32,
+        }
+    }
+}
 
 /// What stands around the layers.
 pub(super) enum Frame {

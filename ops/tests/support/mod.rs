@@ -114,6 +114,6 @@ pub fn difference(mut along: impl FnMut(f64) -> f64, step: f64) -> f64 {
 }
 
 /// Says on stderr, past the test runner (which keeps the words of a passing test to itself), that a check does nothing.
-fn say_skipped(why: &str) {
+pub fn say_skipped(why: &str) {
     let _unsaid = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {why}\n"));
 }

@@ -4,7 +4,9 @@
 //! one f64 computation is the reference for all three.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use motley_backends::Backend;
 use motley_ops::{
     Adapter, Encoder, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
     OptimizerConfig, Quantization, Schedule, ScheduleKind, Targets, TokenizedText, TrainRow, Trainer,
@@ -73,6 +75,10 @@ impl SmallModel {
     }
 
     pub fn try_load(&self, threads: usize, options: LoadOptions) -> motley_ops::Result<Encoder> {
+        self.load_on(device(threads), options)
+    }
+
+    pub fn load_on(&self, device: Arc<dyn Backend>, options: LoadOptions) -> motley_ops::Result<Encoder> {
         let pooling = json!({ "word_embedding_dimension": HIDDEN, "pooling_mode": self.pooling });
         let files = ModelFiles {
             config_json: &self.config.to_string(),
@@ -82,7 +88,7 @@ impl SmallModel {
             weights: &[&self.weight_file()],
         };
         let options = LoadOptions { normalize: Some(self.normalize), dropout: self.dropout, ..options };
-        Encoder::load(device(threads), &files, &options)
+        Encoder::load(device, &files, &options)
     }
 
     fn weight_file(&self) -> Vec<u8> {
