@@ -38,4 +38,4 @@ pub use model::{
     Decoder, ModelConfig, PackedBatch, Pooling, Role, RowIdentity, TokenizedText, pooling_folder,
     split_by_budget,
 };
-pub use plan::{PassShape, PlanRequest, PlannedDevice, StepShape, plan_memory};
+pub use plan::{PassShape, PlanRequest, PlannedDevice, PlannedModel, StepShape, plan_memory};

@@ -11,14 +11,16 @@
 //! So the largest pass, run once, has the peak of them all. Where two passes are each the largest in one size, the
 //! plan is for one that is the largest in both: never too small, and too large by less than the smaller part.
 
-use motley_backends::{DeviceKind, DeviceRequest, MemoryReport, Precision, open};
+use motley_backends::{DeviceKind, DeviceRequest, MemoryReport, Precision, SourceDtype, open};
 
 use crate::TokenizedText;
 use crate::encoder::pass_tokens;
 use crate::learn::{LossConfig, LossValue, OptimizerConfig, Schedule, ScheduleKind, TextFact, TrainRow};
 use crate::learn::{Trainer, TrainerConfig};
 use crate::model::split_by_budget;
-use crate::{Adapter, Encoder, LoadOptions, LoraConfig, ModelConfig, PackedBatch, Result, RowIdentity};
+use crate::{
+    Adapter, Encoder, LoadOptions, LoraConfig, ModelConfig, ModelFiles, PackedBatch, Result, RowIdentity,
+};
 
 /// Sizes of the largest pass: texts that are computed together, and their tokens. Zero: there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +38,35 @@ pub struct StepShape {
     pub texts: usize,
     /// Whether a batch fits one chunk, so that its tape is kept while the loss is taken.
     pub keeps_tape: bool,
+}
+
+/// What a plan knows of a model.
+#[derive(Debug, Clone)]
+pub struct PlannedModel {
+    pub config: ModelConfig,
+    /// What all linear weights are stored in, which some devices keep; f32, the largest, where it is not known or not
+    /// the same for all.
+    pub stored: SourceDtype,
+}
+
+impl PlannedModel {
+    /// Of a model whose weights are not at hand.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::parse`].
+    pub fn of_config(config_json: &str) -> Result<PlannedModel> {
+        Ok(PlannedModel { config: ModelConfig::parse(config_json)?, stored: SourceDtype::F32 })
+    }
+
+    /// Of a model with its weights, of which the headers are read alone.
+    ///
+    /// # Errors
+    /// As [`Encoder::check`].
+    pub fn of_files(model: &ModelFiles<'_>) -> Result<PlannedModel> {
+        let config = ModelConfig::parse(model.config_json)?;
+        let stored = Encoder::stored(&config, model.weights)?;
+        Ok(PlannedModel { config, stored })
+    }
 }
 
 /// The device that is planned for.
@@ -120,7 +151,7 @@ fn largest(lengths: impl Iterator<Item = usize> + Clone, budget: usize) -> PassS
 ///
 /// # Errors
 /// A shape that the model cannot take.
-pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryReport> {
+pub fn plan_memory(model: &PlannedModel, request: &PlanRequest) -> Result<MemoryReport> {
     let backend = open(&DeviceRequest {
         backend: "null".to_owned(),
         precision: request.device.precision,
@@ -134,7 +165,7 @@ pub fn plan_memory(model: &ModelConfig, request: &PlanRequest) -> Result<MemoryR
             let mut trainer =
                 Trainer::new(encoder, adapter, trainer_config(loss, request.checkpoint_layers))?;
             embed(trainer.encoder(), request.embedding)?;
-            run_step(&mut trainer, step, model.max_positions())?;
+            run_step(&mut trainer, step, model.config.max_positions())?;
         }
         (adapter, _) => {
             if let Some(adapter) = adapter {

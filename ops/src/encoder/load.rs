@@ -11,6 +11,7 @@ use super::{Encoder, LoadOptions, ModelFiles, names, random};
 use crate::device::Device;
 use crate::model::pooling::max_sequence_length;
 use crate::model::weights::{Weights, to_f32};
+use crate::plan::PlannedModel;
 use crate::tape::{LinearAt, NormAt};
 use crate::{ModelConfig, Pooling, Result, Role};
 
@@ -29,9 +30,24 @@ pub(super) fn check(model: &ModelFiles<'_>) -> Result<()> {
     names::all(&config).iter().try_for_each(|(name, shape)| weights.raw(name, shape).map(drop))
 }
 
+/// What every linear layer's weight is stored in; f32 where they differ. Headers are read alone.
+pub(super) fn stored(config: &ModelConfig, files: &[&[u8]]) -> Result<SourceDtype> {
+    let weights = Weights::open(files, names::landmark(config))?;
+    let places = (0..config.layers).flat_map(|layer| config.roles().iter().map(move |role| (layer, *role)));
+    let mut found = None;
+    for (layer, role) in places {
+        let [inputs, outputs] = role.widths(config);
+        let stored = weights.raw(&names::weight(config, layer, role), &[outputs, inputs])?.stored;
+        if *found.get_or_insert(stored) != stored {
+            return Ok(SourceDtype::F32);
+        }
+    }
+    Ok(found.unwrap_or(SourceDtype::F32))
+}
+
 /// A model without values, on a device that only counts.
-pub(super) fn blank(device: Device, config: &ModelConfig, options: &LoadOptions) -> Result<Encoder> {
-    without_files(device, config, options, Source::Blank)
+pub(super) fn blank(device: Device, model: &PlannedModel, options: &LoadOptions) -> Result<Encoder> {
+    without_files(device, &model.config, options, Source::Blank(model.stored))
 }
 
 pub(super) fn random(
@@ -56,8 +72,8 @@ fn without_files(
 /// Where values come from.
 enum Source<'a> {
     Files(Weights<'a>),
-    /// Every tensor is taken to be there, and only its size counts.
-    Blank,
+    /// Every tensor is taken to be there, linear weights so stored, and only sizes count.
+    Blank(SourceDtype),
     Random(u64),
 }
 
@@ -136,7 +152,7 @@ impl Builder<'_> {
         };
         let (rows, width) = (config.max_positions(), config.head_dim);
         let angles = match self.source {
-            Source::Blank => self.device.unfilled(rows, width, Category::Weights)?,
+            Source::Blank(_) => self.device.unfilled(rows, width, Category::Weights)?,
             _ => {
                 let angles = rope::table(0..rows, width, decoder.rotation_base);
                 self.device.upload_f32(&angles, Category::Weights)?
@@ -180,7 +196,7 @@ impl Builder<'_> {
     fn rows(&self, name: &str, total: usize, rows: Range<usize>) -> Result<Buffer> {
         let hidden = self.config.hidden;
         match &self.source {
-            Source::Blank => self.device.blank_table(rows.len(), hidden),
+            Source::Blank(_) => self.device.blank_table(rows.len(), hidden),
             Source::Random(seed) => self.device.upload_table(rows.len(), hidden, |first, count| {
                 random::values(*seed, name, (rows.start + first) * hidden, count * hidden)
             }),
@@ -197,7 +213,7 @@ impl Builder<'_> {
     /// f32 on the device; `usual` is what it holds where nothing was trained.
     fn vector(&self, name: &str, length: usize, usual: f32) -> Result<Buffer> {
         match &self.source {
-            Source::Blank => self.device.unfilled(length, 1, Category::Weights),
+            Source::Blank(_) => self.device.unfilled(length, 1, Category::Weights),
             _ => self.device.upload_f32(&self.values(name, length, usual)?, Category::Weights),
         }
     }
@@ -205,7 +221,7 @@ impl Builder<'_> {
     fn values(&self, name: &str, length: usize, usual: f32) -> Result<Vec<f32>> {
         match &self.source {
             Source::Files(weights) => weights.f32(name, &[length]),
-            Source::Blank | Source::Random(_) => Ok(vec![usual; length]),
+            Source::Blank(_) | Source::Random(_) => Ok(vec![usual; length]),
         }
     }
 
@@ -241,7 +257,7 @@ impl Builder<'_> {
         let ([inputs, outputs], name) = (role.widths(&self.config), names::weight(&self.config, layer, role));
         let shape = [outputs, inputs];
         let (bytes, dtype) = match &self.source {
-            Source::Blank => (Cow::Borrowed(&[][..]), SourceDtype::F32),
+            Source::Blank(stored) => (Cow::Borrowed(&[][..]), *stored),
             Source::Files(weights) => {
                 let raw = weights.raw(&name, &shape)?;
                 (Cow::Borrowed(raw.bytes), raw.stored)

@@ -22,7 +22,7 @@ mod random;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceKind};
+use motley_backends::{Backend, DeviceKind, SourceDtype};
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::{DeviceBatch, Draws, Pass};
@@ -32,6 +32,7 @@ use self::parts::{Frame, Layer, WordPiece};
 use crate::adapter::Adapter;
 use crate::device::Device;
 use crate::model::split_by_budget;
+use crate::plan::PlannedModel;
 use crate::tape::Value;
 use crate::{Error, ModelConfig, PackedBatch, Pooling, Result, Role, TokenizedText};
 
@@ -135,10 +136,18 @@ impl Encoder {
     /// A model without values, on the backend that only counts: its memory is that of a real one.
     pub(crate) fn blank(
         backend: Arc<dyn Backend>,
-        config: &ModelConfig,
+        model: &PlannedModel,
         options: &LoadOptions,
     ) -> Result<Self> {
-        load::blank(Device { backend }, config, options)
+        load::blank(Device { backend }, model, options)
+    }
+
+    /// What every linear layer's weight is stored in; f32 where they differ.
+    ///
+    /// # Errors
+    /// As [`Encoder::check`], for these tensors.
+    pub(crate) fn stored(config: &ModelConfig, weights: &[&[u8]]) -> Result<SourceDtype> {
+        load::stored(config, weights)
     }
 
     pub fn config(&self) -> &ModelConfig {

@@ -1,16 +1,16 @@
 //! `memory = "auto"`: how much device memory a job is leased.
 //!
-//! The figure is the planner's: the model, run on the backend that only counts, from its config.json and the data that
-//! the document names. The config is that of the model's folder, of an earlier fetch on this machine, or built in for
-//! well-known ids; nothing is downloaded in order to submit. Where there is none, the shape of a BERT base stands in:
-//! the node plans again with the real config and tokenizer before it starts, and a job whose exact plan is above this
-//! figure goes on if the device has the room.
+//! The figure is the planner's: the model, run on the backend that only counts, from its config.json, what its weights
+//! are stored in, and the data that the document names. They are those of the model's folder, of an earlier fetch on
+//! this machine, or built in for well-known ids; nothing is downloaded in order to submit. Where there is no config, the
+//! shape of a BERT base stands in, and weights that are not there count as f32: the node plans again with the real model
+//! and tokenizer before it starts, and a job whose exact plan is above this figure goes on if the device has the room.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use motley_agent_node::NodeSettings;
-use motley_agent_node::models::{ModelRequest, config_at_hand};
+use motley_agent_node::models::{ModelAtHand, ModelRequest, model_at_hand};
 use motley_agent_node::workload::plan_memory;
 use motley_scheduler_core::document::{BackendKind, Document, Memory};
 use motley_scheduler_core::unit::Bytes;
@@ -50,8 +50,8 @@ pub fn resolve(document: &Document, folder: &Path) -> Result<Vec<Bytes>, Failure
 fn plan(document: &Document, folder: &Path, backend: BackendKind) -> Result<Bytes, Failure> {
     let settings = NodeSettings::from_environment(folders::cache()?);
     let request = ModelRequest::from(document.model());
-    let config = config_at_hand(&request, &settings.models, folder);
-    plan_memory(document, config.as_deref().unwrap_or(ASSUMED_CONFIG), folder, backend)
+    let model = model_at_hand(&request, &settings.models, folder);
+    plan_memory(document, &model.unwrap_or_else(|| ModelAtHand::of_config(ASSUMED_CONFIG)), folder, backend)
         .map_err(|error| Failure::usage(error).while_doing(document.model().source.to_string()))
 }
 

@@ -105,6 +105,14 @@ impl ModelFolder {
     }
 }
 
+/// The weights of a folder that may lack other files.
+///
+/// # Errors
+/// There are none, or they cannot be read.
+pub(super) fn map_weights(folder: &Path) -> Result<Vec<Mmap>, ModelError> {
+    weight_files(folder)?.iter().map(|path| map(path)).collect()
+}
+
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
@@ -157,6 +165,7 @@ fn hash_weights(files: &[PathBuf]) -> Result<ContentHash, ModelError> {
 fn map(path: &Path) -> Result<Mmap, ModelError> {
     let file = File::open(path).map_err(io(path))?;
     // SAFETY: the map is read-only. Files of the model store are never written after they were renamed into place;
-    // a user who truncates a `file:` model under a running job gets a bus error in that job's own process only.
+    // a user who truncates a `file:` model under a running job, or while submitting one, gets a bus error in that
+    // process only.
     unsafe { Mmap::map(&file) }.map_err(io(path))
 }

@@ -120,9 +120,23 @@ pub fn resolve(
     Err(ModelError::from_failures(failures))
 }
 
-/// The text of a model's config.json, where nothing has to be fetched for it: out of a folder that `source` or a
+/// What is known of a model before it is fetched.
+pub struct ModelAtHand {
+    /// The text of config.json.
+    pub config: String,
+    /// As [`LoadedModel::weights`]; none where there is only the config.
+    pub weights: Vec<memmap2::Mmap>,
+}
+
+impl ModelAtHand {
+    pub fn of_config(config: &str) -> ModelAtHand {
+        ModelAtHand { config: config.to_owned(), weights: vec![] }
+    }
+}
+
+/// A model's config.json and weights, where nothing has to be fetched for them: out of a folder that `source` or a
 /// fallback names (from `folder` on), of what earlier fetches left in the cache, or built in for a well-known id.
-pub fn config_at_hand(request: &ModelRequest, settings: &ModelSettings, folder: &Path) -> Option<String> {
+pub fn model_at_hand(request: &ModelRequest, settings: &ModelSettings, folder: &Path) -> Option<ModelAtHand> {
     let revision = request.revision.as_deref();
     let place = |candidate: &Candidate| match &candidate.source {
         Source::Hub { id } => hub::at_hand(&settings.hub(), id, revision, &settings.cache),
@@ -132,10 +146,13 @@ pub fn config_at_hand(request: &ModelRequest, settings: &ModelSettings, folder: 
         Source::Job { .. } => None,
     };
     let built_in = || match &request.source {
-        Source::Hub { id } => known::config(id).map(str::to_owned),
+        Source::Hub { id } => known::config(id).map(ModelAtHand::of_config),
         _ => None,
     };
-    let read = |folder: PathBuf| std::fs::read_to_string(folder.join("config.json")).ok();
+    let read = |path: PathBuf| {
+        let config = std::fs::read_to_string(path.join("config.json")).ok()?;
+        Some(ModelAtHand { config, weights: folder::map_weights(&path).unwrap_or_default() })
+    };
     candidates(request).iter().filter_map(place).find_map(read).or_else(built_in)
 }
 

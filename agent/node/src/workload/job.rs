@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use motley_backends::{Backend, Error};
-use motley_ops::{LoraConfig, ModelConfig, PassShape, PlannedDevice};
+use motley_ops::{LoraConfig, PassShape, PlannedDevice};
 use motley_scheduler_core::document::{
     AdapterReference, BackendKind, Memory, Model, Quantization, Resources, Workload,
 };
@@ -104,15 +104,15 @@ impl<'a> Job<'a> {
         pass: PassShape,
     ) -> Result<(), WorkloadError> {
         let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
-        let config = ModelConfig::parse(&open.files.config)?;
+        let model = open.planned()?;
         let recorded = matches!(self.context.document.workload, Workload::Serve(_));
         let (on, own) = (self.planned_on(), EmbeddingShape { quantization, adapter, pass, recorded });
-        let needed = plan_embedding(&config, on, &own)?;
+        let needed = plan_embedding(&model, on, &own)?;
         self.check_memory(needed, |allowed| {
             let quantized = Some(Quantization::Nf4 { double_quantization: true });
             let smaller = EmbeddingShape { quantization: quantized, ..own.clone() };
             let can_change = own.quantization.is_none() && own.adapter.is_none();
-            match plan_embedding(&config, on, &smaller).ok().filter(|_| can_change) {
+            match plan_embedding(&model, on, &smaller).ok().filter(|_| can_change) {
                 Some(enough) if enough <= allowed => {
                     format!("set [model] quantization = \"nf4\", which needs {enough}")
                 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use motley_backends::Backend;
 use motley_ops::{
-    Adapter, Encoder, LoadOptions, ModelConfig, ModelDropout, ModelFiles, Pooling, TokenizedText,
+    Adapter, Encoder, LoadOptions, ModelConfig, ModelDropout, ModelFiles, PlannedModel, Pooling,
+    TokenizedText,
 };
 use motley_scheduler_core::document::model::AdapterBase;
 use motley_scheduler_core::document::{Model, Quantization};
@@ -122,6 +123,15 @@ impl OpenModel {
         let attached = Adapter::from_peft(&model.encoder, &adapter.config, &adapter.weights)?;
         model.encoder.attach(attached);
         Ok(model)
+    }
+
+    /// What memory is planned with.
+    ///
+    /// # Errors
+    /// As [`Encoder::check`].
+    pub(crate) fn planned(&self) -> Result<PlannedModel, WorkloadError> {
+        let weights: Vec<&[u8]> = self.files.weights.iter().map(|map| &map[..]).collect();
+        Ok(PlannedModel::of_files(&self.model_files(&weights))?)
     }
 
     pub(crate) fn model_files<'a>(&'a self, weights: &'a [&'a [u8]]) -> ModelFiles<'a> {

@@ -1,7 +1,7 @@
 //! How much device memory a job needs, by running the model on the backend that only counts.
 //!
 //! ```text
-//! plan_memory      before a job is submitted: from document, config.json and what of the data is at hand
+//! plan_memory      before a job is submitted: from document and what of model and data is at hand
 //! plan_training    before a training starts: from the lengths of its own texts, batch by batch
 //! plan_embedding   before an evaluation or a server starts
 //! ```
@@ -10,7 +10,8 @@ use std::path::Path;
 
 use motley_backends::{DeviceKind, Precision};
 use motley_ops::{
-    LoadOptions, LoraConfig, ModelConfig, ModelDropout, PassShape, PlanRequest, PlannedDevice, StepShape,
+    LoadOptions, LoraConfig, ModelDropout, ModelFiles, PassShape, PlanRequest, PlannedDevice, PlannedModel,
+    StepShape,
 };
 use motley_scheduler_core::document::model::AdapterBase;
 use motley_scheduler_core::document::{
@@ -26,6 +27,7 @@ use super::rows::{RowFile, RowForm};
 use super::train::settings::{checkpoint_layers, lora_config, loss, quantization};
 use super::train::validation::WINDOW_ROWS;
 use crate::devices::choose::device_kind;
+use crate::models::ModelAtHand;
 
 /// Rounded up to this, so that figures are easy to speak of.
 const ROUNDING: u64 = 1 << 20;
@@ -53,24 +55,24 @@ pub(crate) struct EmbeddingShape {
     pub(crate) recorded: bool,
 }
 
-/// Device memory that a document's job needs at most: without a tokenizer each text counts with its bytes. `config_json`
-/// is the text of the model's config.json; files that the document names are looked for from `folder` on, and what
-/// cannot be read counts as the longest that is allowed: the job itself will say what is wrong with it. `on` is the
-/// family of the device.
+/// Device memory that a document's job needs at most: without a tokenizer each text counts with its bytes. Files that
+/// the document names are looked for from `folder` on, and what cannot be read counts as the longest that is allowed:
+/// the job itself will say what is wrong with it. `on` is the family of the device.
 ///
 /// # Errors
 /// A model that is not supported.
 pub fn plan_memory(
     document: &Document,
-    config_json: &str,
+    model: &ModelAtHand,
     folder: &Path,
     on: BackendKind,
 ) -> Result<Bytes, WorkloadError> {
-    let model = ModelConfig::parse(config_json)?;
+    let model = planned(model)?;
+    let positions = model.config.max_positions();
     let on =
         PlannedDevice { kind: device_kind(on), precision: likely_precision(document.model().precision, on) };
-    let longest = document.model().max_length.map_or(model.max_positions(), |length| length as usize);
-    let longest = longest.clamp(1, model.max_positions());
+    let longest = document.model().max_length.map_or(positions, |length| length as usize);
+    let longest = longest.clamp(1, positions);
     let any = PassShape::bound_of_embedding(on.kind, usize::MAX, longest, usize::MAX);
     let (adapter, own) = match &document.workload {
         Workload::Train(train) => {
@@ -90,6 +92,20 @@ pub fn plan_memory(
     };
     let recorded = matches!(document.workload, Workload::Serve(_));
     plan_embedding(&model, on, &EmbeddingShape { quantization, adapter, pass: any, recorded })
+}
+
+/// Weights that cannot be read are those of the config alone.
+fn planned(model: &ModelAtHand) -> Result<PlannedModel, WorkloadError> {
+    let weights: Vec<&[u8]> = model.weights.iter().map(|map| &map[..]).collect();
+    let files = ModelFiles {
+        config_json: &model.config,
+        pooling_json: None,
+        modules_json: None,
+        sentence_bert_json: None,
+        weights: &weights,
+    };
+    let of_files = if weights.is_empty() { None } else { PlannedModel::of_files(&files).ok() };
+    Ok(of_files.map_or_else(|| PlannedModel::of_config(&model.config), Ok)?)
 }
 
 /// What activations will be kept in, as far as it can be said without the device.
@@ -151,7 +167,7 @@ fn submitted_adapter(
 /// Settings that the model cannot take.
 pub(crate) fn plan_training(
     train: &Train,
-    model: &ModelConfig,
+    model: &PlannedModel,
     on: PlannedDevice,
     shape: TrainingShape,
 ) -> Result<Bytes, WorkloadError> {
@@ -164,7 +180,7 @@ pub(crate) fn plan_training(
         embedding: shape.validation,
         recorded: false,
         training: Some((shape.step, loss(&train.loss))),
-        checkpoint_layers: checkpoint_layers(train, model),
+        checkpoint_layers: checkpoint_layers(train, &model.config),
     };
     let mut needed = peak(model, &request)?;
     if let Some(pass) = shape.measuring {
@@ -180,7 +196,7 @@ pub(crate) fn plan_training(
 /// # Errors
 /// An adapter that the model cannot take.
 pub(crate) fn plan_embedding(
-    model: &ModelConfig,
+    model: &PlannedModel,
     on: PlannedDevice,
     shape: &EmbeddingShape,
 ) -> Result<Bytes, WorkloadError> {
@@ -207,7 +223,7 @@ fn options(quantization: Option<Quantization>, dropout_from_config: bool) -> Loa
     }
 }
 
-fn peak(model: &ModelConfig, request: &PlanRequest) -> Result<Bytes, WorkloadError> {
+fn peak(model: &PlannedModel, request: &PlanRequest) -> Result<Bytes, WorkloadError> {
     let report = motley_ops::plan_memory(model, request)?;
     Ok(Bytes(report.peak.next_multiple_of(ROUNDING)))
 }
@@ -239,7 +255,7 @@ token_budget = 16384
     const SERVE: &str = "version = 1\nkind = \"serve\"\nname = \"x\"\n[model]\nsource = \"a/b\"\n";
 
     fn needed(text: &str, folder: &Path) -> u64 {
-        plan_memory(&Document::parse(text).unwrap(), CONFIG, folder, ON).unwrap().0
+        plan_memory(&Document::parse(text).unwrap(), &ModelAtHand::of_config(CONFIG), folder, ON).unwrap().0
     }
 
     #[test]
@@ -256,7 +272,7 @@ token_budget = 16384
         let text = TRAIN.replace("token_budget = 16384", small).replace("batch_size = 32", "batch_size = 2");
         let text = text.replace("max_length = 128", "max_length = 8");
         let with = Document::parse(&text.replace("name = \"x\"", measured)).unwrap();
-        let with = plan_memory(&with, CONFIG, Path::new("/nowhere"), ON).unwrap().0;
+        let with = plan_memory(&with, &ModelAtHand::of_config(CONFIG), Path::new("/nowhere"), ON).unwrap().0;
         assert!(with > 90 << 20, "measured on the full-precision base: {with}");
     }
 

@@ -1,7 +1,7 @@
 //! What a training reads, checked before anything is computed; and rows as token ids.
 
 use motley_backends::Backend;
-use motley_ops::{ModelConfig, TrainRow};
+use motley_ops::TrainRow;
 use motley_scheduler_core::document::Train;
 use motley_scheduler_core::document::train::Loss;
 use motley_scheduler_core::unit::Bytes;
@@ -114,7 +114,7 @@ impl TrainData {
         open: &OpenModel,
         job: &Job<'_>,
     ) -> Result<Bytes, WorkloadError> {
-        let config = ModelConfig::parse(&open.files.config)?;
+        let model = open.planned()?;
         let on = job.planned_on();
         let tokenizer = &open.tokenizer;
         let lengths = |file: &RowFile| self.lengths(file, tokenizer, &*job.backend);
@@ -126,13 +126,13 @@ impl TrainData {
                 .map_or_else(Default::default, |file| file.pairs(WINDOW_ROWS as usize, on.kind)),
             measuring: self.tasks.largest_pass(tokenizer.settings(), on.kind)?,
         };
-        let needed = plan_training(train, &config, on, shape)?;
+        let needed = plan_training(train, &model, on, shape)?;
         job.check_memory(needed, |allowed| {
             let needs = |train: &Train| {
                 let shape = TrainingShape { step: rows.step(&train.steps, self.order), ..shape };
-                plan_training(train, &config, on, shape).ok()
+                plan_training(train, &model, on, shape).ok()
             };
-            nearest::setting_that_fits(train, &config, allowed, &needs)
+            nearest::setting_that_fits(train, &model.config, allowed, &needs)
         })?;
         Ok(needed)
     }
