@@ -45,11 +45,13 @@ use crate::runner::{Context, StopFlag};
 use crate::workload::evaluate::input_path;
 use crate::workload::job::Job;
 use crate::workload::model::TextModel;
+use crate::workload::plan::Planned;
 use crate::workload::{DiskError, WorkloadError};
 use api::RequestLimits;
 use app::{App, ServedModel};
 use engine::{Compute, Engine, EngineLimits};
 use keys::Keys;
+use metrics::Metrics;
 use server::{Drained, Patience};
 
 /// `drain.json` in a server's output: how it ended. Absent when it was killed.
@@ -122,7 +124,9 @@ pub(crate) fn run(context: &Context, serve: &Serve) -> Result<(), WorkloadError>
     let stop = stopped(context.stop.clone(), Arc::clone(&failed));
     let server = runtime.spawn(server::serve(listener, Arc::clone(&app), stop));
     // The socket answers "loading" meanwhile.
-    let loaded = load(context, serve, &app).map(|model| announce(context, &app, model, address));
+    let job = Job::new(context);
+    let loaded = job.and_then(|job| load(&job, serve, &app.metrics));
+    let loaded = loaded.map(|model| announce(context, &app, model, address));
     failed.store(loaded.is_err(), Ordering::SeqCst);
     let ended = runtime.block_on(server);
     runtime.shutdown_background();
@@ -158,8 +162,7 @@ fn announce(context: &Context, app: &App, model: ServedModel, address: SocketAdd
     context.reporter.endpoint(endpoint);
 }
 
-fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, WorkloadError> {
-    let job = Job::new(context)?;
+fn load(job: &Job<'_>, serve: &Serve, metrics: &Arc<Metrics>) -> Result<ServedModel, WorkloadError> {
     let reference = serve.adapter.as_ref();
     let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
     let open = job.open_model(&serve.model, adapter.as_ref())?;
@@ -172,15 +175,17 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
     // Any text may come that the model takes, and as many as make a pass.
     let longest = open.tokenizer.max_length();
     let pass = PassShape::bound_of_embedding(job.planned_on().kind, usize::MAX, longest, usize::MAX);
-    job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
-    let mut model = match (reference, &adapter) {
-        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
-        _ => open.load(&job.backend, serve.quantization, false)?,
+    let planned = job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
+    let explain = |error| planned.explain(error, &*job.backend);
+    let model = match (reference, &adapter) {
+        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base),
+        _ => open.load(&job.backend, serve.quantization, false),
     };
+    let mut model = model.map_err(explain)?;
     let prompt = open.tokenizer.settings().prompt(serve.api.prompt.as_deref())?.to_owned();
     // The first pass allocates and touches everything; no client should wait for that.
-    model.embed(&["warm up"], &prompt, &mut |_| Ok(()))?;
-    record_passes(context, &mut model);
+    model.embed(&["warm up"], &prompt, &mut |_| Ok(())).map_err(explain)?;
+    record_passes(job, &mut model);
     let limits = EngineLimits {
         token_budget: serve.batch.token_budget as usize,
         queue_tokens_max: serve.batch.queue_tokens_max as usize,
@@ -192,7 +197,7 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
     Ok(ServedModel {
         tokenizer: Arc::clone(&open.tokenizer),
         hidden: model.hidden(),
-        engine: Engine::start(compute(model), limits, Arc::clone(&app.metrics)),
+        engine: Engine::start(compute(model, planned), limits, Arc::clone(metrics)),
         prompt,
         revision,
         parent: adapter.map(|_| open.source.clone()),
@@ -200,18 +205,36 @@ fn load(context: &Context, serve: &Serve, app: &App) -> Result<ServedModel, Work
 }
 
 /// Small passes, asked for by one call each where the device can do it. A server works without.
-fn record_passes(context: &Context, model: &mut TextModel) {
+fn record_passes(job: &Job<'_>, model: &mut TextModel) {
     match model.encoder.record_passes() {
         Ok(0) => {}
-        Ok(sizes) => context.reporter.log(&format!("{sizes} sizes of small passes are recorded")),
-        Err(error) => context
+        Ok(sizes) => job.context().reporter.log(&format!("{sizes} sizes of small passes are recorded")),
+        Err(error) => job
+            .context()
             .reporter
             .log(&format!("small passes cannot be recorded, and take longer by their launches: {error}")),
     }
 }
 
-fn compute(model: TextModel) -> Compute {
-    Box::new(move |texts| model.encoder.embed_unchecked(texts).map_err(|error| error.to_string()))
+fn compute(model: TextModel, planned: Planned) -> Compute {
+    Box::new(move |texts| {
+        let vectors = model.encoder.embed_unchecked(texts);
+        vectors.map_err(|error| planned.explain(error.into(), &*model.backend).to_string())
+    })
+}
+
+/// Loads the model of a serve job on a device of the caller's and has it answer one text.
+#[cfg(test)]
+pub(crate) fn answer_on_device(
+    context: &Context,
+    serve: &Serve,
+    backend: Arc<dyn motley_backends::Backend>,
+    text: &str,
+) -> Result<engine::Answer, WorkloadError> {
+    let model = load(&Job::on(context, backend, None), serve, &Arc::new(Metrics::new("tested")))?;
+    let texts = model.tokenizer.encode_all(&[text], &model.prompt)?.into_iter().map(|encoded| encoded.text);
+    let answer = model.engine.submit(texts.collect()).expect("nothing waits before it");
+    Ok(answer.blocking_recv().expect("the engine answers all that it took"))
 }
 
 /// Over when the job is to stop, or could not start.

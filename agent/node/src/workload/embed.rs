@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
+use motley_backends::Backend;
+use motley_ops::{LoraConfig, PassShape};
 use motley_scheduler_core::document::model::AdapterBase;
 use motley_scheduler_core::document::{Model, Quantization};
 use serde::Serialize;
@@ -11,6 +14,7 @@ use serde::Serialize;
 use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::model::{TextModel, embed_window, open_model, shown_seconds};
+use super::plan::{EmbeddingShape, Planned, plan_embedding, planned_on};
 use super::vectors::{Format, VectorFile, partial_of};
 use crate::devices::DeviceChoice;
 use crate::models::{Fetched, ModelSettings, Places, unstoppable};
@@ -61,12 +65,16 @@ const WINDOW_TEXTS: usize = 2048;
 /// Bytes of text held at once; a window ends at the first text that passes it.
 const WINDOW_BYTES: usize = 4 << 20;
 
+/// Opens the device.
+type Device<'a> = &'a dyn Fn() -> Result<Arc<dyn Backend>, WorkloadError>;
+
 /// A file about to be embedded: its model is loaded, nothing is written yet.
 pub struct Embedding<'a> {
     options: &'a EmbedOptions,
     format: Format,
     texts: Texts,
     model: TextModel,
+    planned: Planned,
     prompt: String,
     began: Instant,
 }
@@ -80,6 +88,15 @@ impl Embedding<'_> {
         options: &'a EmbedOptions,
         progress: &mut dyn FnMut(EmbedProgress),
     ) -> Result<Embedding<'a>, WorkloadError> {
+        Self::open_with(options, &|| Ok(options.device.open()?.backend), progress)
+    }
+
+    /// [`Embedding::open`] on a device of the caller's, which is opened when the model is there.
+    pub(super) fn open_with<'a>(
+        options: &'a EmbedOptions,
+        device: Device<'_>,
+        progress: &mut dyn FnMut(EmbedProgress),
+    ) -> Result<Embedding<'a>, WorkloadError> {
         let began = Instant::now();
         let format = Format::of(&options.output).ok_or_else(|| WorkloadError::Unusable {
             what: format!("{} ends neither in .npy nor in .jsonl", options.output.display()),
@@ -89,9 +106,9 @@ impl Embedding<'_> {
         check_output(&options.input, &options.output)?;
         // What cannot be written is better known before the model is fetched.
         drop(VectorFile::create(&options.output, format, 1)?);
-        let model = load(options, progress)?;
+        let (model, planned) = load(options, device, progress)?;
         let prompt = model.tokenizer.settings().prompt(options.prompt.as_deref())?.to_owned();
-        Ok(Embedding { options, format, texts, model, prompt, began })
+        Ok(Embedding { options, format, texts, model, planned, prompt, began })
     }
 
     /// Embeds a window after the other until the end, or until it is to stop.
@@ -121,7 +138,7 @@ impl Embedding<'_> {
                 WorkloadError::Compute(motley_ops::Error::NonFiniteEmbedding { index }) => {
                     WorkloadError::NonFiniteVector { place: places[index].clone() }
                 }
-                other => other,
+                other => self.planned.explain(other, &*model.backend),
             })?;
             file.write(&part.vectors)?;
             tokens += part.tokens;
@@ -161,7 +178,12 @@ fn check_output(input: &Path, output: &Path) -> Result<(), WorkloadError> {
     Ok(())
 }
 
-fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Result<TextModel, WorkloadError> {
+/// The model, and what it was planned to need.
+fn load(
+    options: &EmbedOptions,
+    device: Device<'_>,
+    progress: &mut dyn FnMut(EmbedProgress),
+) -> Result<(TextModel, Planned), WorkloadError> {
     let adapter = options.adapter.as_ref();
     let adapter = adapter.map(|(folder, base)| Ok::<_, WorkloadError>((AdapterFiles::read(folder)?, *base)));
     let adapter = adapter.transpose()?;
@@ -169,11 +191,23 @@ fn load(options: &EmbedOptions, progress: &mut dyn FnMut(EmbedProgress)) -> Resu
     let mut fetched = |fetched: Fetched| progress(EmbedProgress::Downloading(fetched));
     let mut fetched = unstoppable(&mut fetched);
     let open = open_model(&options.model, files, &options.settings, &Places::default(), &mut fetched)?;
-    let backend = options.device.open()?.backend;
-    match &adapter {
+    let backend = device()?;
+    let (quantization, lora) = match &adapter {
+        Some((files, base)) => {
+            let own = files.quantization(*base, &open.folder.weights_sha256.to_string())?;
+            (own, Some(LoraConfig::from_peft(&files.config)?))
+        }
+        None => (options.quantization, None),
+    };
+    let (on, longest) = (planned_on(&*backend), open.tokenizer.max_length());
+    let pass = PassShape::bound_of_embedding(on.kind, WINDOW_TEXTS, longest, usize::MAX);
+    let shape = EmbeddingShape { quantization, adapter: lora, pass, recorded: false };
+    let planned = Planned::embedding(plan_embedding(&open.planned()?, on, &shape)?);
+    let model = match &adapter {
         Some((files, base)) => open.load_with_adapter(&backend, files, *base),
         None => open.load(&backend, options.quantization, false),
-    }
+    };
+    Ok((model.map_err(|error| planned.explain(error, &*backend))?, planned))
 }
 
 impl EmbedSummary {

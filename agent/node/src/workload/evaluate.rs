@@ -27,7 +27,21 @@ use crate::runner::Context;
 /// Data, model or adapter that cannot be used, or the device.
 pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), WorkloadError> {
     let began = Instant::now();
-    let job = Job::new(context)?;
+    run_on(Job::new(context)?, evaluate, began)
+}
+
+/// [`run`] on a device of the caller's.
+#[cfg(test)]
+pub(super) fn run_on_device(
+    context: &Context,
+    evaluate: &Evaluate,
+    backend: std::sync::Arc<dyn motley_backends::Backend>,
+) -> Result<(), WorkloadError> {
+    run_on(Job::on(context, backend, None), evaluate, Instant::now())
+}
+
+fn run_on(job: Job<'_>, evaluate: &Evaluate, began: Instant) -> Result<(), WorkloadError> {
+    let context = job.context();
     let tasks = TaskList::read(context, &evaluate.tasks, evaluate.bootstrap)?;
     let reference = evaluate.adapter.as_ref();
     let adapter = reference.map(|reference| job.adapter(reference)).transpose()?;
@@ -38,16 +52,16 @@ pub(crate) fn run(context: &Context, evaluate: &Evaluate) -> Result<(), Workload
         }
         _ => evaluate.quantization,
     };
-    if let Some(pass) = tasks.largest_pass(open.tokenizer.settings(), job.planned_on().kind)? {
-        job.check_embedding(&open, adapter.as_ref(), quantization, pass)?;
-    }
+    let pass = tasks.largest_pass(open.tokenizer.settings(), job.planned_on().kind)?;
+    let planned = job.check_embedding(&open, adapter.as_ref(), quantization, pass.unwrap_or_default())?;
     let loading = Instant::now();
-    let model = match (reference, &adapter) {
-        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base)?,
-        _ => open.load(&job.backend, evaluate.quantization, false)?,
+    let loaded = match (reference, &adapter) {
+        (Some(reference), Some(files)) => open.load_with_adapter(&job.backend, files, reference.base),
+        _ => open.load(&job.backend, evaluate.quantization, false),
     };
     let load_seconds = loading.elapsed().as_secs_f64();
-    let results = tasks.measure(&model, context, "", "")?;
+    let results = loaded.and_then(|model| tasks.measure(&model, context, "", ""));
+    let results = results.map_err(|error| planned.explain(error, &*job.backend))?;
     let mut report = Report::new(context, &job, &open, quantization)?;
     report.seed = evaluate.bootstrap.seed;
     report.adapter = adapter.as_ref().map(AdapterFiles::facts);

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use motley_backends::{Backend, Error};
+use motley_backends::Backend;
 use motley_ops::{LoraConfig, PassShape, PlannedDevice};
 use motley_scheduler_core::document::{
     AdapterReference, BackendKind, Memory, Model, Quantization, Resources, Workload,
@@ -15,7 +15,7 @@ use motley_scheduler_core::wire::agent::Progress;
 use super::WorkloadError;
 use super::identity::AdapterFiles;
 use super::model::{OpenModel, adapter_folder, open_model, places};
-use super::plan::{EmbeddingShape, plan_embedding};
+use super::plan::{EmbeddingShape, Planned, plan_embedding, planned_on};
 use crate::agent::facts::available_memory;
 use crate::devices::choose::{DeviceAt, Opened, open_device};
 use crate::models::Fetched;
@@ -67,8 +67,7 @@ impl<'a> Job<'a> {
 
     /// What memory is planned for.
     pub(crate) fn planned_on(&self) -> PlannedDevice {
-        let info = self.backend.info();
-        PlannedDevice { kind: info.kind, precision: info.precision }
+        planned_on(&*self.backend)
     }
 
     /// Refuses a job that needs more than there is, before anything is loaded.
@@ -102,7 +101,7 @@ impl<'a> Job<'a> {
         adapter: Option<&AdapterFiles>,
         quantization: Option<Quantization>,
         pass: PassShape,
-    ) -> Result<(), WorkloadError> {
+    ) -> Result<Planned, WorkloadError> {
         let adapter = adapter.map(|files| LoraConfig::from_peft(&files.config)).transpose()?;
         let model = open.planned()?;
         let recorded = matches!(self.context.document.workload, Workload::Serve(_));
@@ -121,19 +120,8 @@ impl<'a> Job<'a> {
                 }
                 None => "lower [model] max_length, or take a smaller model".to_owned(),
             }
-        })
-    }
-
-    /// An error of the middle of a job; with the plan's figure where the device ran out of memory.
-    pub(crate) fn explained(&self, error: WorkloadError, planned: Bytes) -> WorkloadError {
-        let device = match &error {
-            WorkloadError::Compute(motley_ops::Error::Backend(Error::OutOfMemory { device, .. }))
-            | WorkloadError::Device(Error::OutOfMemory { device, .. }) => device.clone(),
-            _ => return error,
-        };
-        let held = Bytes(self.backend.memory().peak);
-        let remedy = "take another device, or lower [train] token_budget or batch_size".to_owned();
-        WorkloadError::Exhausted { device, planned, held, remedy, source: Box::new(error) }
+        })?;
+        Ok(Planned::embedding(needed))
     }
 
     /// The document's model, opened.

@@ -30,7 +30,7 @@ mod log;
 pub(crate) mod model;
 mod order;
 mod overlap;
-mod plan;
+pub(crate) mod plan;
 pub mod program;
 pub mod report;
 pub mod results;

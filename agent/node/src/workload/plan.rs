@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use motley_backends::{DeviceKind, Precision};
+use motley_backends::{Backend, DeviceKind, Error, Precision};
 use motley_ops::{
     LoadOptions, LoraConfig, ModelDropout, ModelFiles, PassShape, PlanRequest, PlannedDevice, PlannedModel,
     StepShape,
@@ -210,6 +210,45 @@ pub(crate) fn plan_embedding(
         checkpoint_layers: false,
     };
     peak(model, &request)
+}
+
+/// What a job was planned to need.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planned {
+    pub(crate) needed: Bytes,
+    /// What helps where that was not enough.
+    pub(crate) remedy: &'static str,
+}
+
+impl Planned {
+    pub(crate) fn training(needed: Bytes) -> Planned {
+        Planned { needed, remedy: "take another device, or lower [train] token_budget or batch_size" }
+    }
+
+    pub(crate) fn embedding(needed: Bytes) -> Planned {
+        Planned {
+            needed,
+            remedy: "take another device, lower the model's max_length, or take a smaller model",
+        }
+    }
+
+    /// An error of the middle of a job; with the plan's figure where the device ran out of memory.
+    pub(crate) fn explain(self, error: WorkloadError, backend: &dyn Backend) -> WorkloadError {
+        let device = match &error {
+            WorkloadError::Compute(motley_ops::Error::Backend(Error::OutOfMemory { device, .. }))
+            | WorkloadError::Device(Error::OutOfMemory { device, .. }) => device.clone(),
+            _ => return error,
+        };
+        let (planned, held) = (self.needed, Bytes(backend.memory().peak));
+        let remedy = self.remedy.to_owned();
+        WorkloadError::Exhausted { device, planned, held, remedy, source: Box::new(error) }
+    }
+}
+
+/// The device that is open, for a plan.
+pub(crate) fn planned_on(backend: &dyn Backend) -> PlannedDevice {
+    let info = backend.info();
+    PlannedDevice { kind: info.kind, precision: info.precision }
 }
 
 fn options(quantization: Option<Quantization>, dropout_from_config: bool) -> LoadOptions {

@@ -17,6 +17,7 @@ use crate::settings::NodeSettings;
 
 mod decoder;
 mod evaluating;
+mod exhausted;
 mod exporting;
 mod training;
 

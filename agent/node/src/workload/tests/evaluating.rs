@@ -5,7 +5,7 @@ use crate::workload::WorkloadError;
 use crate::workload::compare::compare;
 use crate::workload::results::sha256_text;
 
-const STS: &str = r#"version = 1
+pub(super) const STS: &str = r#"version = 1
 kind = "evaluate"
 name = "sts"
 [model]

@@ -9,7 +9,7 @@ use crate::devices::DeviceChoice;
 use crate::runner::StopFlag;
 use crate::workload::{EmbedOptions, EmbedSummary, Embedding, ExportOptions, WorkloadError, export_merged};
 
-fn model(folder: &Path) -> Model {
+pub(super) fn model(folder: &Path) -> Model {
     Model { max_length: Some(256), ..model_as_trained(folder) }
 }
 

@@ -33,6 +33,7 @@ use super::WorkloadError;
 use super::checkpoint::{self, Checkpoint, Origin};
 use super::job::Job;
 use super::model::OpenModel;
+use super::plan::Planned;
 use super::results::{TaskResult, sha256_text};
 use crate::runner::Context;
 
@@ -53,7 +54,7 @@ fn run_on(job: Job<'_>, train: &Train, data: TrainData, began: Instant) -> Resul
     data.check_prompts(open.tokenizer.settings())?;
     let planned = data.plan(train, &open, &job)?;
     let work = Work { context, train, job, open, data, planned, began };
-    work.run().map_err(|error| work.job.explained(error, planned))
+    work.run().map_err(|error| Planned::training(planned).explain(error, &*work.job.backend))
 }
 
 /// [`run`] on a device of the caller's.
