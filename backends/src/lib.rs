@@ -31,6 +31,8 @@ pub use open::{DeviceKind, DeviceRequest, Precision, open};
 pub use product::{Direction, Epilogue, Linear, Matmul, Operand};
 pub use recording::Recording;
 pub use weight::{SourceDtype, Weight, WeightFormat, WeightPart, WeightSource};
+#[doc(hidden)]
+pub use wgpu::open_plain_wgpu;
 
 /// What a fallible call of this crate gives.
 pub type Result<T> = std::result::Result<T, Error>;

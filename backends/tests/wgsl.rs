@@ -3,15 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use motley_kernels::{ALL, Access, Dtype, Entry, Kernel, WGSL_PRELUDE};
+use motley_kernels::{ALL, Access, Dtype, Entry, Kernel, WGSL_PRELUDE, WGSL_PRELUDE_SUBGROUPS};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, Scalar, StorageAccess, Type, TypeInner, VectorSize};
 
-fn checked(kernel: &Kernel) -> (Module, ModuleInfo) {
-    let source = format!("{WGSL_PRELUDE}{}", kernel.wgsl);
+/// Preludes, with what a device must be able to do for them.
+const PRELUDES: [(&str, Capabilities); 2] =
+    [(WGSL_PRELUDE, Capabilities::empty()), (WGSL_PRELUDE_SUBGROUPS, Capabilities::SUBGROUP)];
+
+fn checked(kernel: &Kernel, (prelude, capabilities): (&str, Capabilities)) -> (Module, ModuleInfo) {
+    let source = format!("{prelude}{}", kernel.wgsl);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", kernel.name, error.emit_to_string(&source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", kernel.name, error.emit_to_string(&source)));
     (module, info)
@@ -75,8 +79,8 @@ fn check_arguments(entry: &Entry, module: &Module, found: &BTreeMap<u32, (Handle
 
 #[test]
 fn every_source_is_valid_and_has_the_bindings_and_arguments_of_its_kernel() {
-    for kernel in ALL {
-        let (module, info) = checked(kernel);
+    for (kernel, prelude) in ALL.iter().flat_map(|kernel| PRELUDES.map(|prelude| (kernel, prelude))) {
+        let (module, info) = checked(kernel, prelude);
         assert_eq!(module.entry_points.len(), kernel.entries.len(), "{}", kernel.name);
         for entry in kernel.entries {
             let found = bindings(&module, &info, &entry.name.replace('.', "_"));

@@ -12,9 +12,10 @@ pub struct Kernel {
     pub entries: &'static [&'static Entry],
     /// CUDA C++ behind [`crate::CUDA_PRELUDE`]. A function takes the buffers in order, then `Args` by value.
     pub cuda: &'static str,
-    /// WGSL behind [`crate::WGSL_PRELUDE`]. Buffers are bindings 0, 1, ... of group 0 in order; `Args` is the uniform
-    /// behind the last of them. A `const` of type u32 that bears the name of an argument is set to that argument
-    /// before the source is compiled, and `is_software` to 1 where the device computes on the processor.
+    /// WGSL behind [`crate::WGSL_PRELUDE`] or [`crate::WGSL_PRELUDE_SUBGROUPS`]. Buffers are bindings 0, 1, ... of
+    /// group 0 in order; `Args` is the uniform behind the last of them. A `const` of type u32 that bears the name of an
+    /// argument is set to that argument before the source is compiled, and `is_software` to 1 where the device computes
+    /// on the processor.
     pub wgsl: &'static str,
 }
 

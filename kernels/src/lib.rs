@@ -40,7 +40,11 @@ pub use workers::Workers;
 pub const CUDA_PRELUDE: &str = include_str!("prelude.cuh");
 
 /// What stands before the WGSL source of every kernel.
-pub const WGSL_PRELUDE: &str = include_str!("prelude.wgsl");
+pub const WGSL_PRELUDE: &str = concat!(include_str!("prelude.wgsl"), include_str!("workgroup_plain.wgsl"));
+
+/// What stands there instead where the device has subgroups.
+pub const WGSL_PRELUDE_SUBGROUPS: &str =
+    concat!(include_str!("prelude.wgsl"), include_str!("workgroup_subgroups.wgsl"));
 
 /// Every kernel, sorted by name.
 pub const ALL: &[&Kernel] = &[

@@ -1,11 +1,10 @@
-// What stands before every WGSL source of Motley.
+// What stands before every WGSL source of Motley. One of workgroup_plain.wgsl and workgroup_subgroups.wgsl follows.
 //
 //   block_of              number of this workgroup: grids are folded over x and y, so there may be a few too many
 //   is_nan                by the bits, for compilers that take numbers to be finite
 //   at_least              as `max`, which of a number and NaN may be the number
 //   exact_exp, exact_log, exact_erf     to a few units of the last place, where the builtins promise far less
 //   activation            forward of `gelu`, which products apply too
-//   workgroup_sum, workgroup_max        over the first `lanes` threads, the same bits in each
 //   philox                Philox4x32-10 (Salmon et al. 2011), products of 64 bits from halves
 
 fn block_of(id: vec3<u32>, groups: vec3<u32>) -> u32 {
@@ -100,30 +99,6 @@ fn activation(kind: u32, x: f32) -> f32 {
         return 0.5 * x * (1.0 + exact_tanh(tanh_argument(x)));
     }
     return select(select(x, 0.0, x < 0.0), x, is_nan(x));
-}
-
-var<workgroup> shared_values: array<f32, 256>;
-
-fn workgroup_sum(x: f32, lane: u32, lanes: u32) -> f32 {
-    workgroupBarrier();
-    shared_values[lane] = x;
-    workgroupBarrier();
-    var sum = vec4<f32>();
-    for (var i = 0u; i < lanes; i += 4u) {
-        sum += vec4<f32>(shared_values[i], shared_values[i + 1u], shared_values[i + 2u], shared_values[i + 3u]);
-    }
-    return (sum.x + sum.y) + (sum.z + sum.w);
-}
-
-fn workgroup_max(x: f32, lane: u32, lanes: u32) -> f32 {
-    workgroupBarrier();
-    shared_values[lane] = x;
-    workgroupBarrier();
-    var largest = shared_values[0];
-    for (var i = 1u; i < lanes; i += 1u) {
-        largest = max(largest, shared_values[i]);
-    }
-    return largest;
 }
 
 // The least finite f32.

@@ -4,10 +4,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgpu::{BufferUsages, DeviceType, ErrorFilter, PollType};
+use wgpu::{BufferUsages, DeviceType, ErrorFilter, Features, PollType};
 
 use super::adapter;
 use crate::{Error, Result};
+
+/// What sources use where an adapter offers it.
+const WANTED: Features = Features::SUBGROUP;
 
 pub(super) struct Gpu {
     pub device: wgpu::Device,
@@ -23,6 +26,8 @@ pub(super) struct Gpu {
     pub budget: Option<u64>,
     /// It computes on the processor.
     pub is_software: bool,
+    /// Sources may use subgroups.
+    pub has_subgroups: bool,
     failure: Arc<Failure>,
 }
 
@@ -42,7 +47,12 @@ impl Gpu {
     pub fn open(index: usize) -> Result<Self> {
         let adapter = adapter::find(index)?;
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+        let required_features = adapter.features() & WANTED;
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
         let name = format!("wgpu:{index}");
         let opened =
             catch_unwind(AssertUnwindSafe(|| pollster::block_on(adapter.request_device(&descriptor))));
@@ -54,8 +64,19 @@ impl Gpu {
                 let is_discrete = info.device_type == DeviceType::DiscreteGpu;
                 let percent = u64::from(adapter::MEMORY_PERCENT_MAX);
                 let budget = memory.filter(|_| is_discrete).map(|memory| memory / 100 * percent);
-                let gpu =
-                    Gpu { device, queue, limits, name, description, memory, budget, is_software, failure };
+                let has_subgroups = required_features.contains(Features::SUBGROUP);
+                let gpu = Gpu {
+                    device,
+                    queue,
+                    limits,
+                    name,
+                    description,
+                    memory,
+                    budget,
+                    is_software,
+                    has_subgroups,
+                    failure,
+                };
                 gpu.watch();
                 return Ok(gpu);
             }

@@ -56,6 +56,16 @@ pub(crate) fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Wgpu::new(request)?))
 }
 
+/// As [`open`], without what an adapter may or may not offer: shows on one that offers it that all is well without.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_plain_wgpu(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
+    let mut gpu = Gpu::open(request.index)?;
+    gpu.has_subgroups = false;
+    Ok(Arc::new(Wgpu::on(gpu, request)?))
+}
+
 impl Wgpu {
     fn new(request: &DeviceRequest) -> Result<Self> {
         if request.precision != Precision::F32 {
@@ -76,13 +86,14 @@ impl Wgpu {
         let recorder = Arc::new(Recorder::new(gpu.clone())?);
         let shelf = Arc::new(Shelf::new(gpu.clone(), recorder.clone(), limit));
         let binder = Binder::new(gpu.clone(), recorder.clone(), shelf.clone())?;
+        let reductions = if gpu.has_subgroups { " subgroups" } else { "" };
         let info = DeviceInfo {
             kind: DeviceKind::Wgpu,
             name: gpu.name.clone(),
             memory: request.memory_limit.or(gpu.memory),
             threads,
             precision: Precision::F32,
-            numerics_class: format!("wgpu {} {}", gpu.description, way.name()),
+            numerics_class: format!("wgpu {} {}{reductions}", gpu.description, way.name()),
         };
         let pipelines = Pipelines::new(gpu.clone());
         Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map: OnceLock::new() })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use motley_kernels::{ALL, Access, Entry, WGSL_PRELUDE};
+use motley_kernels::{ALL, Access, Entry, WGSL_PRELUDE, WGSL_PRELUDE_SUBGROUPS};
 
 use super::gpu::Gpu;
 use crate::{Error, Result};
@@ -24,6 +24,7 @@ type Key = (&'static str, Vec<u32>);
 /// A function of a source that is not a kernel's.
 pub(super) struct Function<'a> {
     pub name: &'static str,
+    /// Behind the prelude of the device.
     pub source: &'a str,
     /// In the order of their bindings.
     pub accesses: &'a [Access],
@@ -47,8 +48,7 @@ impl Pipelines {
         let key = (entry.name, constants.iter().map(|(_, value)| *value).collect());
         self.get(key, || {
             let accesses: Vec<_> = entry.bindings.iter().map(|binding| binding.access).collect();
-            let source = format!("{WGSL_PRELUDE}{}", specialised(kernel.wgsl, &constants));
-            self.make(&entry.name.replace('.', "_"), &source, &accesses)
+            self.make(&entry.name.replace('.', "_"), &specialised(kernel.wgsl, &constants), &accesses)
         })
     }
 
@@ -72,6 +72,8 @@ impl Pipelines {
 
     fn make(&self, name: &str, source: &str, accesses: &[Access]) -> Result<Pipeline> {
         let device = &self.gpu.device;
+        let prelude = if self.gpu.has_subgroups { WGSL_PRELUDE_SUBGROUPS } else { WGSL_PRELUDE };
+        let source = format!("{prelude}{source}");
         let buffer = |(i, ty, dynamic): (usize, wgpu::BufferBindingType, bool)| wgpu::BindGroupLayoutEntry {
             binding: i as u32,
             visibility: wgpu::ShaderStages::COMPUTE,

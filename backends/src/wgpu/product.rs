@@ -1,6 +1,6 @@
 //! Products: with weights, piece by piece, and of two buffers. One source, two ways to run it.
 
-use motley_kernels::{Access, WGSL_PRELUDE, arguments, gelu};
+use motley_kernels::{Access, arguments, gelu};
 
 use super::Wgpu;
 use super::operand::Operand;
@@ -61,7 +61,7 @@ impl Way {
 
     pub fn source(self) -> String {
         let source = if self == Way::Plain { PLAIN } else { TILED };
-        format!("{WGSL_PRELUDE}{SHARED}{source}")
+        format!("{SHARED}{source}")
     }
 
     /// Rows and columns of a workgroup.

@@ -1,7 +1,7 @@
 //! What is the wgpu backend's own: both ways to multiply, pieces of weights, views that WebGPU does not take, counted
 //! memory, and failures that become errors. That kernels are right, the conformance suite shows.
 
-use motley_kernels::{attention, elementwise, gelu};
+use motley_kernels::{attention, elementwise, gelu, normalize};
 
 use super::pipeline::Function;
 use super::*;
@@ -248,6 +248,41 @@ fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
     }
 }
 
+/// y of `normalize` of rows of `width`.
+fn normalized(wgpu: &Wgpu, x: &[f32], width: usize) -> Vec<f32> {
+    let rows = x.len() / width;
+    let args = normalize::Args { rows: rows as u32, width: width as u32 };
+    let (x, y) = (uploaded(wgpu, x), uploaded(wgpu, &vec![f32::NAN; x.len()]));
+    let length = uploaded(wgpu, &vec![f32::NAN; rows]);
+    wgpu.launch(&Launch::new(&normalize::FORWARD, &args, &[x.all(), y.all(), length.all()])).unwrap();
+    downloaded(wgpu, &y)
+}
+
+#[test]
+fn sums_over_a_workgroup_have_the_same_bits_whatever_else_is_there_with_and_without_subgroups() {
+    let plain = |gpu: &mut Gpu| gpu.has_subgroups = false;
+    let request = DeviceRequest::default();
+    let (Some(offered), Some(plain)) = (opened(), opened_with(&request, plain)) else { return };
+    for width in [1, 63, 385] {
+        let x = random(40 * width, 1);
+        let all = [&offered, &plain].map(|wgpu| normalized(wgpu, &x, width));
+        for row in [0, 7, 39] {
+            let x = &x[row * width..][..width];
+            for (wgpu, all) in std::iter::zip([&offered, &plain], &all) {
+                let alone = normalized(wgpu, x, width);
+                assert_eq!(bits(&alone), bits(&all[row * width..][..width]), "width {width}, row {row}");
+            }
+        }
+        // A sum of `width` squares, its root and a quotient.
+        let bound = (width + 4) as f32 * f32::EPSILON;
+        for (got, wanted) in std::iter::zip(&all[0], &all[1]) {
+            assert!((got - wanted).abs() <= bound * wanted.abs(), "width {width}: {got}, {wanted}");
+        }
+    }
+    let is_told_apart = offered.info.numerics_class != plain.info.numerics_class;
+    assert_eq!(is_told_apart, offered.gpu.has_subgroups);
+}
+
 /// out and dqkv of two texts of 9 and 70 tokens, two heads, one for keys and values.
 fn attended(wgpu: &Wgpu, head_dim: usize) -> Vec<f32> {
     let (tokens, stride) = (79, 4 * head_dim);
@@ -396,7 +431,7 @@ fn failures_become_errors_and_stay() {
 fn sources_of_products_have_the_arguments_of_products() {
     use motley_kernels::{Arguments, Dtype};
     for way in [Way::Plain, Way::Tiled] {
-        let source = way.source();
+        let source = format!("{}{}", motley_kernels::WGSL_PRELUDE, way.source());
         let module = naga::front::wgsl::parse_str(&source).unwrap();
         let flags = naga::valid::ValidationFlags::all();
         naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();

@@ -33,7 +33,7 @@ mod rows;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open, open_emulated};
+use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open, open_emulated, open_plain_wgpu};
 
 use device::Device;
 
@@ -109,8 +109,11 @@ fn request(backend: &str, precision: Precision) -> DeviceRequest {
     DeviceRequest { backend: backend.to_owned(), precision, ..DeviceRequest::default() }
 }
 
+/// A device's way to be opened.
+type Open = fn(&DeviceRequest) -> motley_backends::Result<Arc<dyn Backend>>;
+
 /// The device, or its absence said aloud.
-fn opened(request: &DeviceRequest) -> Option<Arc<dyn Backend>> {
+fn opened(open: Open, request: &DeviceRequest) -> Option<Arc<dyn Backend>> {
     match open(request) {
         Ok(backend) => Some(backend),
         Err(error) => {
@@ -125,21 +128,30 @@ fn the_processor_conforms() {
     check("cpu", &*open(&request("cpu", Precision::F32)).unwrap(), usual());
 }
 
-#[test]
-fn wgpu_conforms() {
-    if let Some(backend) = opened(&request("wgpu", Precision::F32)) {
+fn check_wgpu(name: &str, open: Open) {
+    if let Some(backend) = opened(open, &request("wgpu", Precision::F32)) {
         let found = motley_backends::discover();
         let devices = found.iter().filter(|found| found.kind == DeviceKind::Wgpu).flat_map(|f| &f.devices);
         let is_software = devices.take(1).any(|device| device.is_software);
         let large = !is_software || all_is_asked_for();
-        check("wgpu", &*backend, Effort { large, ..usual() });
+        check(name, &*backend, Effort { large, ..usual() });
     }
+}
+
+#[test]
+fn wgpu_conforms() {
+    check_wgpu("wgpu", open);
+}
+
+#[test]
+fn wgpu_conforms_without_what_some_adapters_lack() {
+    check_wgpu("wgpu plain", open_plain_wgpu);
 }
 
 #[test]
 fn cuda_conforms() {
     for precision in [Precision::F32, Precision::Bf16] {
-        if let Some(backend) = opened(&request("cuda", precision)) {
+        if let Some(backend) = opened(open, &request("cuda", precision)) {
             check(&format!("cuda {}", precision.name()), &*backend, usual());
         }
     }

@@ -17,8 +17,9 @@ const LANES: u32 = 256u;
 fn cosent_forward_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     if block_of(id, groups) > 0u {
         return;
     }
@@ -30,7 +31,7 @@ fn cosent_forward_backward(
             }
         }
     }
-    largest = workgroup_max(largest, lane, LANES);
+    largest = workgroup_max(largest, thread, LANES);
     var total = 0.0;
     for (var i = lane; i < args.pairs; i += LANES) {
         var part = 0.0;
@@ -41,7 +42,7 @@ fn cosent_forward_backward(
         }
         total += part;
     }
-    total = workgroup_sum(total, lane, LANES) + exact_exp(-largest);
+    total = workgroup_sum(total, thread, LANES) + exact_exp(-largest);
     let value = largest + exact_log(total);
     if lane == 0u {
         loss[0] = value;

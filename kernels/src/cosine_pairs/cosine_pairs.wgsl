@@ -24,8 +24,9 @@ const LENGTH_MIN: f32 = 1e-12;
 fn cosine_pairs_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = block_of(id, groups);
     if row >= forward_args.rows {
         return;
@@ -37,9 +38,9 @@ fn cosine_pairs_forward(
         let b = forward_b[start + i];
         sums += vec3<f32>(a * b, a * a, b * b);
     }
-    let along = workgroup_sum(sums.x, lane, LANES);
-    let length_a = at_least(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
-    let length_b = at_least(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
+    let along = workgroup_sum(sums.x, thread, LANES);
+    let length_a = at_least(sqrt(workgroup_sum(sums.y, thread, LANES)), LENGTH_MIN);
+    let length_b = at_least(sqrt(workgroup_sum(sums.z, thread, LANES)), LENGTH_MIN);
     if lane == 0u {
         forward_cosine[row] = along / length_a / length_b;
     }
@@ -49,8 +50,9 @@ fn cosine_pairs_forward(
 fn cosine_pairs_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = block_of(id, groups);
     if row >= backward_args.rows {
         return;
@@ -62,9 +64,9 @@ fn cosine_pairs_backward(
         let b = backward_b[start + i];
         sums += vec3<f32>(a * b, a * a, b * b);
     }
-    let along = workgroup_sum(sums.x, lane, LANES);
-    let length_a = at_least(sqrt(workgroup_sum(sums.y, lane, LANES)), LENGTH_MIN);
-    let length_b = at_least(sqrt(workgroup_sum(sums.z, lane, LANES)), LENGTH_MIN);
+    let along = workgroup_sum(sums.x, thread, LANES);
+    let length_a = at_least(sqrt(workgroup_sum(sums.y, thread, LANES)), LENGTH_MIN);
+    let length_b = at_least(sqrt(workgroup_sum(sums.z, thread, LANES)), LENGTH_MIN);
     let cosine = along / length_a / length_b;
     let d = backward_dcosine[row];
     for (var i = lane; i < backward_args.width; i += LANES) {

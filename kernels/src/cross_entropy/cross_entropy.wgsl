@@ -18,8 +18,9 @@ const LANES: u32 = 64u;
 fn cross_entropy_forward_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = block_of(id, groups);
     if row >= args.rows {
         return;
@@ -33,14 +34,14 @@ fn cross_entropy_forward_backward(
             largest = max(largest, logits[start + j]);
         }
     }
-    largest = workgroup_max(largest, lane, LANES);
+    largest = workgroup_max(largest, thread, LANES);
     var total = 0.0;
     for (var j = lane; j < args.columns; j += LANES) {
         if masked[start + j] == 0u {
             total += exact_exp(logits[start + j] - largest);
         }
     }
-    let log_sum = largest + exact_log(workgroup_sum(total, lane, LANES));
+    let log_sum = largest + exact_log(workgroup_sum(total, thread, LANES));
     if lane == 0u {
         loss[row] = args.weight * (log_sum - wanted_logit);
     }

@@ -10,21 +10,6 @@ struct Args {
 
 const THREADS = 64u;
 
-var<workgroup> parts: array<f32, THREADS>;
-
-// The sum over the workgroup, the same in each thread.
-fn total(lane: u32, part: f32) -> f32 {
-    parts[lane] = part;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            parts[lane] += parts[lane + half];
-        }
-        workgroupBarrier();
-    }
-    return parts[0];
-}
-
 @group(0) @binding(0) var<storage, read> forward_x: array<f32>;
 @group(0) @binding(1) var<storage, read> forward_query_gamma: array<f32>;
 @group(0) @binding(2) var<storage, read> forward_key_gamma: array<f32>;
@@ -36,8 +21,9 @@ fn total(lane: u32, part: f32) -> f32 {
 fn head_norm_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let normalised = args.heads + args.kv_heads;
     let all = normalised + args.kv_heads;
     let index = id.x + id.y * groups.x;
@@ -57,7 +43,7 @@ fn head_norm_forward(
     for (var i = lane; i < args.head_dim; i += THREADS) {
         squares += forward_x[start + i] * forward_x[start + i];
     }
-    let reciprocal = 1.0 / sqrt(total(lane, squares) / f32(args.head_dim) + args.epsilon);
+    let reciprocal = 1.0 / sqrt(workgroup_sum(squares, thread, THREADS) / f32(args.head_dim) + args.epsilon);
     for (var i = lane; i < args.head_dim; i += THREADS) {
         var gamma = forward_key_gamma[i];
         if head < args.heads {
@@ -80,8 +66,9 @@ fn head_norm_forward(
 fn head_norm_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let normalised = args.heads + args.kv_heads;
     let index = id.x + id.y * groups.x;
     if index >= args.tokens * normalised {
@@ -94,7 +81,7 @@ fn head_norm_backward(
     for (var i = lane; i < args.head_dim; i += THREADS) {
         sum += backward_g(start, i, head) * backward_x[start + i] * r;
     }
-    let mean = total(lane, sum) / f32(args.head_dim);
+    let mean = workgroup_sum(sum, thread, THREADS) / f32(args.head_dim);
     for (var i = lane; i < args.head_dim; i += THREADS) {
         let g = backward_g(start, i, head);
         backward_gradient[start + i] = r * (g - backward_x[start + i] * r * mean);

@@ -37,8 +37,9 @@ const LANES: u32 = 64u;
 fn layer_norm_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let args = forward_args;
     let row = block_of(id, groups);
     if row >= args.rows {
@@ -49,13 +50,13 @@ fn layer_norm_forward(
     for (var i = lane; i < args.hidden; i += LANES) {
         sum += forward_x[start + i];
     }
-    let mean = workgroup_sum(sum, lane, LANES) / f32(args.hidden);
+    let mean = workgroup_sum(sum, thread, LANES) / f32(args.hidden);
     var squares = 0.0;
     for (var i = lane; i < args.hidden; i += LANES) {
         let d = forward_x[start + i] - mean;
         squares += d * d;
     }
-    let variance = workgroup_sum(squares, lane, LANES) / f32(args.hidden);
+    let variance = workgroup_sum(squares, thread, LANES) / f32(args.hidden);
     let reciprocal = 1.0 / sqrt(variance + args.epsilon);
     for (var i = lane; i < args.hidden; i += LANES) {
         forward_y[start + i] = (forward_x[start + i] - mean) * reciprocal * forward_gamma[i] + forward_beta[i];
@@ -70,8 +71,9 @@ fn layer_norm_forward(
 fn layer_norm_residual_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let args = residual_forward_args;
     let row = block_of(id, groups);
     if row >= args.rows {
@@ -85,13 +87,13 @@ fn layer_norm_residual_forward(
         residual_forward_x[start + i] = value;
         sum += value;
     }
-    let mean = workgroup_sum(sum, lane, LANES) / f32(args.hidden);
+    let mean = workgroup_sum(sum, thread, LANES) / f32(args.hidden);
     var squares = 0.0;
     for (var i = lane; i < args.hidden; i += LANES) {
         let d = residual_forward_x[start + i] - mean;
         squares += d * d;
     }
-    let variance = workgroup_sum(squares, lane, LANES) / f32(args.hidden);
+    let variance = workgroup_sum(squares, thread, LANES) / f32(args.hidden);
     let reciprocal = 1.0 / sqrt(variance + args.epsilon);
     for (var i = lane; i < args.hidden; i += LANES) {
         let n = (residual_forward_x[start + i] - mean) * reciprocal;
@@ -107,8 +109,9 @@ fn layer_norm_residual_forward(
 fn layer_norm_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let args = backward_args;
     let row = block_of(id, groups);
     if row >= args.rows {
@@ -124,8 +127,8 @@ fn layer_norm_backward(
         sum_g += g;
         sum_gn += g * ((backward_x[start + i] - mean) * reciprocal);
     }
-    let mean_g = workgroup_sum(sum_g, lane, LANES) / f32(args.hidden);
-    let mean_gn = workgroup_sum(sum_gn, lane, LANES) / f32(args.hidden);
+    let mean_g = workgroup_sum(sum_g, thread, LANES) / f32(args.hidden);
+    let mean_gn = workgroup_sum(sum_gn, thread, LANES) / f32(args.hidden);
     for (var i = lane; i < args.hidden; i += LANES) {
         let g = backward_dy[start + i] * backward_gamma[i];
         let n = (backward_x[start + i] - mean) * reciprocal;

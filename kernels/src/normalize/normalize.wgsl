@@ -23,8 +23,9 @@ const LENGTH_MIN: f32 = 1e-12;
 fn normalize_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = block_of(id, groups);
     if row >= forward_args.rows {
         return;
@@ -35,7 +36,7 @@ fn normalize_forward(
         let x = forward_x[start + i];
         squares += x * x;
     }
-    let length = at_least(sqrt(workgroup_sum(squares, lane, LANES)), LENGTH_MIN);
+    let length = at_least(sqrt(workgroup_sum(squares, thread, LANES)), LENGTH_MIN);
     for (var i = lane; i < forward_args.width; i += LANES) {
         forward_y[start + i] = forward_x[start + i] / length;
     }
@@ -48,8 +49,9 @@ fn normalize_forward(
 fn normalize_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = block_of(id, groups);
     if row >= backward_args.rows {
         return;
@@ -59,7 +61,7 @@ fn normalize_backward(
     for (var i = lane; i < backward_args.width; i += LANES) {
         sum += backward_dy[start + i] * backward_y[start + i];
     }
-    let along = workgroup_sum(sum, lane, LANES);
+    let along = workgroup_sum(sum, thread, LANES);
     let length = backward_length[row];
     for (var i = lane; i < backward_args.width; i += LANES) {
         backward_dx[start + i] = (backward_dy[start + i] - backward_y[start + i] * along) / length;

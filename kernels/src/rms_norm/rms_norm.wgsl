@@ -8,21 +8,6 @@ struct Args {
 
 const THREADS = 64u;
 
-var<workgroup> parts: array<f32, THREADS>;
-
-// The sum over the workgroup, the same in each thread.
-fn total(lane: u32, part: f32) -> f32 {
-    parts[lane] = part;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            parts[lane] += parts[lane + half];
-        }
-        workgroupBarrier();
-    }
-    return parts[0];
-}
-
 @group(0) @binding(0) var<storage, read> forward_x: array<f32>;
 @group(0) @binding(1) var<storage, read> forward_gamma: array<f32>;
 @group(0) @binding(2) var<storage, read_write> forward_y: array<f32>;
@@ -33,8 +18,9 @@ fn total(lane: u32, part: f32) -> f32 {
 fn rms_norm_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = id.x + id.y * groups.x;
     if row >= forward_args.rows {
         return;
@@ -45,7 +31,7 @@ fn rms_norm_forward(
     for (var i = lane; i < hidden; i += THREADS) {
         squares += forward_x[start + i] * forward_x[start + i];
     }
-    let reciprocal = 1.0 / sqrt(total(lane, squares) / f32(hidden) + forward_args.epsilon);
+    let reciprocal = 1.0 / sqrt(workgroup_sum(squares, thread, THREADS) / f32(hidden) + forward_args.epsilon);
     for (var i = lane; i < hidden; i += THREADS) {
         forward_y[start + i] = forward_x[start + i] * reciprocal * forward_gamma[i];
     }
@@ -65,8 +51,9 @@ fn rms_norm_forward(
 fn rms_norm_residual_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = id.x + id.y * groups.x;
     if row >= args.rows {
         return;
@@ -78,7 +65,7 @@ fn rms_norm_residual_forward(
         residual_x[start + i] = sum;
         squares += sum * sum;
     }
-    let reciprocal = 1.0 / sqrt(total(lane, squares) / f32(args.hidden) + args.epsilon);
+    let reciprocal = 1.0 / sqrt(workgroup_sum(squares, thread, THREADS) / f32(args.hidden) + args.epsilon);
     for (var i = lane; i < args.hidden; i += THREADS) {
         residual_y[start + i] = residual_x[start + i] * reciprocal * residual_gamma[i];
     }
@@ -97,8 +84,9 @@ fn rms_norm_residual_forward(
 fn rms_norm_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     let row = id.x + id.y * groups.x;
     if row >= args.rows {
         return;
@@ -109,7 +97,7 @@ fn rms_norm_backward(
     for (var i = lane; i < args.hidden; i += THREADS) {
         sum += backward_dy[start + i] * backward_gamma[i] * backward_x[start + i] * r;
     }
-    let mean = total(lane, sum) / f32(args.hidden);
+    let mean = workgroup_sum(sum, thread, THREADS) / f32(args.hidden);
     for (var i = lane; i < args.hidden; i += THREADS) {
         let g = backward_dy[start + i] * backward_gamma[i];
         backward_dx[start + i] = r * (g - backward_x[start + i] * r * mean);

@@ -16,8 +16,9 @@ const LANES: u32 = 256u;
 fn squared_error_forward_backward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     if block_of(id, groups) > 0u {
         return;
     }
@@ -28,7 +29,7 @@ fn squared_error_forward_backward(
         sum += d * d;
         gradient[i] = (d + d) / count;
     }
-    let total = workgroup_sum(sum, lane, LANES);
+    let total = workgroup_sum(sum, thread, LANES);
     if lane == 0u {
         loss[0] = total / count;
     }

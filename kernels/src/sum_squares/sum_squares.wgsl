@@ -14,8 +14,9 @@ const LANES: u32 = 256u;
 fn sum_squares_forward(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    thread: Thread,
 ) {
+    let lane = thread.lane;
     if block_of(id, groups) > 0u {
         return;
     }
@@ -27,7 +28,7 @@ fn sum_squares_forward(
         lost = (next - sum) - term;
         sum = next;
     }
-    let total = workgroup_sum(sum, lane, LANES);
+    let total = workgroup_sum(sum, thread, LANES);
     if lane == 0u {
         out[0] = total;
     }
