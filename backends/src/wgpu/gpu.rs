@@ -10,7 +10,7 @@ use super::adapter;
 use crate::{Error, Result};
 
 /// What sources use where an adapter offers it.
-const WANTED: Features = Features::SUBGROUP;
+const WANTED: Features = Features::SUBGROUP.union(Features::SHADER_F16);
 
 pub(super) struct Gpu {
     pub device: wgpu::Device,
@@ -28,6 +28,8 @@ pub(super) struct Gpu {
     pub is_software: bool,
     /// Sources may use subgroups.
     pub has_subgroups: bool,
+    /// Sources may use f16.
+    pub has_f16: bool,
     failure: Arc<Failure>,
 }
 
@@ -65,6 +67,7 @@ impl Gpu {
                 let percent = u64::from(adapter::MEMORY_PERCENT_MAX);
                 let budget = memory.filter(|_| is_discrete).map(|memory| memory / 100 * percent);
                 let has_subgroups = required_features.contains(Features::SUBGROUP);
+                let has_f16 = required_features.contains(Features::SHADER_F16);
                 let gpu = Gpu {
                     device,
                     queue,
@@ -75,6 +78,7 @@ impl Gpu {
                     budget,
                     is_software,
                     has_subgroups,
+                    has_f16,
                     failure,
                 };
                 gpu.watch();

@@ -5,6 +5,7 @@
 //! storage   memory                   recorder  commands, gathered into submissions
 //! pipeline  compiled entries         operand   from views to bindings
 //! weight    frozen matrices          product   what is multiplied
+//! right     how a factor is stored
 //! ```
 
 mod adapter;
@@ -13,6 +14,7 @@ mod operand;
 mod pipeline;
 mod product;
 mod recorder;
+mod right;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,8 @@ pub(crate) struct Wgpu {
     way: Way,
     /// Of kernel nf4, from its first use on.
     map: OnceLock<Buffer>,
+    /// Whether the device reads f16 as they are, from the first time that it matters on.
+    reads_f16: OnceLock<bool>,
 }
 
 pub(crate) fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
@@ -62,7 +66,7 @@ pub(crate) fn open(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
 /// As [`open`].
 pub fn open_plain_wgpu(request: &DeviceRequest) -> Result<Arc<dyn Backend>> {
     let mut gpu = Gpu::open(request.index)?;
-    gpu.has_subgroups = false;
+    (gpu.has_subgroups, gpu.has_f16) = (false, false);
     Ok(Arc::new(Wgpu::on(gpu, request)?))
 }
 
@@ -96,7 +100,8 @@ impl Wgpu {
             numerics_class: format!("wgpu {} {}{reductions}", gpu.description, way.name()),
         };
         let pipelines = Pipelines::new(gpu.clone());
-        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map: OnceLock::new() })
+        let (map, reads_f16) = (OnceLock::new(), OnceLock::new());
+        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map, reads_f16 })
     }
 
     /// What kernel nf4 calls so.

@@ -24,6 +24,8 @@ type Key = (&'static str, Vec<u32>);
 /// A function of a source that is not a kernel's.
 pub(super) struct Function<'a> {
     pub name: &'static str,
+    /// What the language must be told before everything else.
+    pub enable: &'static str,
     /// Behind the prelude of the device.
     pub source: &'a str,
     /// In the order of their bindings.
@@ -48,16 +50,17 @@ impl Pipelines {
         let key = (entry.name, constants.iter().map(|(_, value)| *value).collect());
         self.get(key, || {
             let accesses: Vec<_> = entry.bindings.iter().map(|binding| binding.access).collect();
-            self.make(&entry.name.replace('.', "_"), &specialised(kernel.wgsl, &constants), &accesses)
+            let source = specialised(kernel.wgsl, &constants);
+            self.make(&entry.name.replace('.', "_"), &accesses, &self.sourced("", &source))
         })
     }
 
     /// # Errors
     /// The driver refuses the source.
     pub fn of_function(&self, function: &Function<'_>) -> Result<Arc<Pipeline>> {
-        let Function { name, source, accesses, constants } = *function;
+        let Function { name, enable, source, accesses, constants } = *function;
         let key = (name, constants.iter().map(|(_, value)| *value).collect());
-        self.get(key, || self.make(name, &specialised(source, constants), accesses))
+        self.get(key, || self.make(name, accesses, &self.sourced(enable, &specialised(source, constants))))
     }
 
     fn get(&self, key: Key, make: impl FnOnce() -> Result<Pipeline>) -> Result<Arc<Pipeline>> {
@@ -70,10 +73,14 @@ impl Pipelines {
         Ok(pipeline)
     }
 
-    fn make(&self, name: &str, source: &str, accesses: &[Access]) -> Result<Pipeline> {
-        let device = &self.gpu.device;
+    /// With what stands before it.
+    fn sourced(&self, enable: &str, source: &str) -> String {
         let prelude = if self.gpu.has_subgroups { WGSL_PRELUDE_SUBGROUPS } else { WGSL_PRELUDE };
-        let source = format!("{prelude}{source}");
+        format!("{enable}{prelude}{source}")
+    }
+
+    fn make(&self, name: &str, accesses: &[Access], source: &str) -> Result<Pipeline> {
+        let device = &self.gpu.device;
         let buffer = |(i, ty, dynamic): (usize, wgpu::BufferBindingType, bool)| wgpu::BindGroupLayoutEntry {
             binding: i as u32,
             visibility: wgpu::ShaderStages::COMPUTE,

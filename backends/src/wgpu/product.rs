@@ -5,12 +5,12 @@ use motley_kernels::{Access, arguments, gelu};
 use super::Wgpu;
 use super::operand::Operand;
 use super::pipeline::Function;
+use super::right::Format;
 use super::weight::DeviceWeight;
 use crate::Result;
 use crate::buffer::View;
 use crate::open::Precision;
 use crate::product::{self, Direction, Epilogue, Linear, Matmul};
-use crate::weight::SourceDtype;
 
 const SHARED: &str = include_str!("product.wgsl");
 const PLAIN: &str = include_str!("product_plain.wgsl");
@@ -59,9 +59,10 @@ impl Way {
         }
     }
 
-    pub fn source(self) -> String {
+    /// Behind the prelude.
+    pub fn source(self, right: Format) -> String {
         let source = if self == Way::Plain { PLAIN } else { TILED };
-        format!("{SHARED}{source}")
+        format!("{SHARED}{}{source}", right.source())
     }
 
     /// Rows and columns of a workgroup.
@@ -77,7 +78,7 @@ impl Way {
 struct Factors<'a> {
     left: View<'a>,
     right: Option<View<'a>>,
-    right_dtype: SourceDtype,
+    format: Format,
     bias: Option<View<'a>>,
     output: View<'a>,
 }
@@ -140,9 +141,9 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
                 ..plain
             },
         };
-        let (right, right_dtype) = (Some(values.view()), values.dtype());
+        let (right, format) = (Some(values.view()), Format::of(wgpu, values.dtype())?);
         let bias = bias.map(|bias| bias.all());
-        run(wgpu, args, Factors { left: call.input, right, right_dtype, bias, output: call.output })?;
+        run(wgpu, args, Factors { left: call.input, right, format, bias, output: call.output })?;
         first += piece.rows;
         // The next piece of a sum over `out` adds to this one.
         beta = if forward { beta } else { 1.0 };
@@ -151,7 +152,7 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
         // A sum of nothing.
         let args = Args { columns: width as u32, output_row: width as u32, beta, ..plain };
         let (left, output) = (call.input, call.output);
-        run(wgpu, args, Factors { left, right: None, right_dtype: SourceDtype::F32, bias: None, output })?;
+        run(wgpu, args, Factors { left, right: None, format: Format::F32, bias: None, output })?;
     }
     Ok(())
 }
@@ -199,7 +200,23 @@ pub(super) fn matmul(wgpu: &Wgpu, call: &Matmul<'_>) -> Result<()> {
     };
     let right = Some(call.right.view);
     let (left, output) = (call.left.view, call.output.view);
-    run(wgpu, args, Factors { left, right, right_dtype: SourceDtype::F32, bias: None, output })
+    run(wgpu, args, Factors { left, right, format: Format::F32, bias: None, output })
+}
+
+/// `left`, one value, times each value of `right`.
+pub(super) fn scaled(wgpu: &Wgpu, left: View<'_>, right: (View<'_>, Format), output: View<'_>) -> Result<()> {
+    let columns = (output.bytes / 4) as u32;
+    let args = Args {
+        rows: 1,
+        columns,
+        depth: 1,
+        batch: 1,
+        alpha: 1.0,
+        right_column: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let (right, format) = right;
+    run(wgpu, args, Factors { left, right: Some(right), format, bias: None, output })
 }
 
 fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
@@ -226,14 +243,11 @@ fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
         ..args
     };
     let way = wgpu.way;
-    let source = way.source();
-    let format = match factors.right_dtype {
-        SourceDtype::F32 => 0,
-        SourceDtype::Bf16 => 1,
-        SourceDtype::F16 => 2,
-    };
-    let constants = [("right_format", format)];
-    let function = Function { name: way.name(), source: &source, accesses: &ACCESSES, constants: &constants };
+    let format = factors.format;
+    let (enable, source) = (format.enable(), way.source(format));
+    let constants = [("right_format", format as u32)];
+    let function =
+        Function { name: way.name(), enable, source: &source, accesses: &ACCESSES, constants: &constants };
     let pipeline = wgpu.pipelines.of_function(&function)?;
     let tiles = args.rows.div_ceil(way.tile()) * args.columns.div_ceil(way.tile()) * args.batch;
     wgpu.recorder.dispatch(&pipeline, &bindings.bound, bytemuck::bytes_of(&args), tiles)?;

@@ -1,6 +1,12 @@
 // What both ways of multiplying share: output = alpha·left·right + bias, activated, + beta·output, `batch` times. Any of
 // the matrices may be stored by rows or by columns. A sum runs over the depth in order, one term at a time: the bits of
 // an output row depend on its row of `left` and on `right` alone.
+//
+// How `right` is stored is the business of a source that follows, one of several: it has binding 1, those behind 3 and
+// `args`, and
+//
+//   Kept       what a tile keeps of an element
+//   right_at   an element
 
 struct Args {
     // m, n, k
@@ -28,37 +34,8 @@ struct Args {
 }
 
 @group(0) @binding(0) var<storage, read> left: array<f32>;
-@group(0) @binding(1) var<storage, read> right: array<u32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
-@group(0) @binding(4) var<uniform> args: Args;
-
-// How elements of `right` are stored; set before the source is compiled.
-const right_format: u32 = 0u;
-const F32: u32 = 0u;
-const BF16: u32 = 1u;
-
-// Exact, also below the normal numbers; not every device has this as a builtin.
-fn from_f16(bits: u32) -> f32 {
-    let size = bits & 0x7fffu;
-    var exponent = 0x38000000u;
-    if size >= 0x7c00u {
-        exponent = 0x70000000u;
-    }
-    let value = bitcast<f32>((size << 13u) + exponent);
-    return select(1.0, -1.0, (bits & 0x8000u) != 0u) * select(value, f32(size) * 0x1p-24, size < 0x400u);
-}
-
-fn right_at(index: u32) -> f32 {
-    if right_format == F32 {
-        return bitcast<f32>(right[index]);
-    }
-    let word = right[index / 2u];
-    if right_format == BF16 {
-        return bitcast<f32>(word >> (16u * (index % 2u)) << 16u);
-    }
-    return from_f16(word >> (16u * (index % 2u)) & 0xffffu);
-}
 
 // Matrix of the batch, first row and first column of a tile of `size` × `size`.
 fn tile_of(block: u32, size: u32) -> vec3<u32> {

@@ -22,7 +22,7 @@ fn product_plain(
     var sums2 = vec4<f32>();
     var sums3 = vec4<f32>();
     for (var k = 0u; k < args.depth; k += 1u) {
-        let r = vec4<f32>(right_at(b.x), right_at(b.y), right_at(b.z), right_at(b.w));
+        let r = vec4<f32>(vec4<Kept>(right_at(b.x), right_at(b.y), right_at(b.z), right_at(b.w)));
         sums0 += left[a.x] * r;
         sums1 += left[a.y] * r;
         sums2 += left[a.z] * r;

@@ -9,11 +9,21 @@ const STEP: u32 = 68u;
 
 // Element [k][row] and [k][column].
 var<workgroup> left_tile: array<f32, 1088>;
-var<workgroup> right_tile: array<f32, 1088>;
+var<workgroup> right_tile: array<Kept, 1088>;
 
 // Step and place in a tile of the value that a thread brings: whichever way lies together in the buffer.
 fn brought(index: u32, along_depth: bool) -> vec2<u32> {
     return select(vec2<u32>(index / SIZE, index % SIZE), vec2<u32>(index % DEPTH, index / DEPTH), along_depth);
+}
+
+// Four columns of one step.
+fn right_tile_at(place: u32) -> vec4<f32> {
+    return vec4<f32>(vec4<Kept>(
+        right_tile[place],
+        right_tile[place + 1u],
+        right_tile[place + 2u],
+        right_tile[place + 3u],
+    ));
 }
 
 @compute @workgroup_size(64)
@@ -42,18 +52,18 @@ fn product_tiled(
             }
             left_tile[l.x * STEP + l.y] = value;
             let r = brought(i * 64u + thread, args.right_row == 1u);
-            value = 0.0;
+            var kept = Kept();
             if first + r.x < args.depth && tile.z + r.y < args.columns {
-                value = right_at(right_start + (first + r.x) * args.right_row + (tile.z + r.y) * args.right_column);
+                kept = right_at(right_start + (first + r.x) * args.right_row + (tile.z + r.y) * args.right_column);
             }
-            right_tile[r.x * STEP + r.y] = value;
+            right_tile[r.x * STEP + r.y] = kept;
         }
         workgroupBarrier();
         for (var k = 0u; k < min(DEPTH, args.depth - first); k += 1u) {
             let a = k * STEP + row;
             let b = k * STEP + column;
-            let r = vec4<f32>(right_tile[b], right_tile[b + 1u], right_tile[b + 2u], right_tile[b + 3u]);
-            let s = vec4<f32>(right_tile[b + 4u], right_tile[b + 5u], right_tile[b + 6u], right_tile[b + 7u]);
+            let r = right_tile_at(b);
+            let s = right_tile_at(b + 4u);
             for (var i = 0u; i < 8u; i += 1u) {
                 let l = left_tile[a + i];
                 sums[2u * i] += l * r;
