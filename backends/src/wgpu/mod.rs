@@ -50,8 +50,8 @@ pub(crate) struct Wgpu {
     binder: Binder,
     pipelines: Pipelines,
     way: Way,
-    /// Of kernel nf4, from its first use on.
-    map: OnceLock<Buffer>,
+    /// From their first use on.
+    nf4_tables: OnceLock<Buffer>,
     /// Whether the device reads f16 as they are, from the first time that it matters on.
     reads_f16: OnceLock<bool>,
 }
@@ -100,19 +100,20 @@ impl Wgpu {
             numerics_class: format!("wgpu {} {}{reductions}", gpu.description, way.name()),
         };
         let pipelines = Pipelines::new(gpu.clone());
-        let (map, reads_f16) = (OnceLock::new(), OnceLock::new());
-        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, map, reads_f16 })
+        let (nf4_tables, reads_f16) = (OnceLock::new(), OnceLock::new());
+        Ok(Wgpu { info, workers, gpu, recorder, shelf, binder, pipelines, way, nf4_tables, reads_f16 })
     }
 
-    /// What kernel nf4 calls so.
-    fn map(&self) -> Result<&Buffer> {
-        if let Some(map) = self.map.get() {
-            return Ok(map);
+    /// What kernel nf4 calls `map`, and behind it the values of its codes.
+    fn nf4_tables(&self) -> Result<&Buffer> {
+        if let Some(tables) = self.nf4_tables.get() {
+            return Ok(tables);
         }
-        let bytes: &[u8] = bytemuck::cast_slice(nf4::dynamic_map());
+        let values = [&nf4::dynamic_map()[..], &nf4::CODE].concat();
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
         let made = self.shelf.own(bytes.len())?;
         self.upload(bytes, made.all())?;
-        Ok(self.map.get_or_init(|| made))
+        Ok(self.nf4_tables.get_or_init(|| made))
     }
 
     /// How much of a buffer one binding holds, in whole vectors.

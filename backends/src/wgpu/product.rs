@@ -5,7 +5,7 @@ use motley_kernels::{Access, arguments, gelu};
 use super::Wgpu;
 use super::operand::Operand;
 use super::pipeline::Function;
-use super::right::Format;
+use super::right::{Format, Right};
 use super::weight::DeviceWeight;
 use crate::Result;
 use crate::buffer::View;
@@ -16,8 +16,11 @@ const SHARED: &str = include_str!("product.wgsl");
 const PLAIN: &str = include_str!("product_plain.wgsl");
 const TILED: &str = include_str!("product_tiled.wgsl");
 
-/// left, right, bias, output
-const ACCESSES: [Access; 4] = [Access::Read, Access::Read, Access::Read, Access::ReadWrite];
+/// left, right, bias, output; behind them what scales of NF4 are made of.
+const ACCESSES: [Access; 7] = {
+    use Access::{Read, ReadWrite};
+    [Read, Read, Read, ReadWrite, Read, Read, Read]
+};
 
 arguments! {
     /// Scalars of a product; product.wgsl says what they are.
@@ -41,6 +44,7 @@ arguments! {
         pub alpha: f32,
         pub beta: f32,
         pub epilogue: u32,
+        pub scale_offset: f32,
     }
 }
 
@@ -65,6 +69,21 @@ impl Way {
         format!("{SHARED}{}{source}", right.source())
     }
 
+    /// Rows up to which a product decodes NF4 itself. For more, it is cheaper to decode once, into workspace, than again
+    /// for each tile. The bits are the same.
+    ///
+    /// Plain: the rows of one thread, because each decodes for itself. On Mesa's software device, 384 × 1536, up to 4
+    /// rows take a third to three quarters of the time, 8 rows about as long, 16 rows up to twice as long.
+    ///
+    /// Tiled: two tiles, by reasoning, not measured on a card. A value through workspace moves 4.6 bytes once and 4 bytes
+    /// a tile; a decoded one moves 0.6 bytes a tile, but takes about 15 instructions there beside 64 multiplications.
+    pub fn decoded_rows_max(self) -> u32 {
+        match self {
+            Way::Plain => 4,
+            Way::Tiled => 128,
+        }
+    }
+
     /// Rows and columns of a workgroup.
     fn tile(self) -> u32 {
         match self {
@@ -77,8 +96,7 @@ impl Way {
 /// What a product works on. Absent: none of it is looked at.
 struct Factors<'a> {
     left: View<'a>,
-    right: Option<View<'a>>,
-    format: Format,
+    right: Right<'a>,
     bias: Option<View<'a>>,
     output: View<'a>,
 }
@@ -112,9 +130,9 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
     let bias = weight.bias.as_ref().filter(|_| forward && call.epilogue != Epilogue::None);
     let plain = Args { rows, batch: 1, left_column: 1, alpha: 1.0, ..bytemuck::Zeroable::zeroed() };
     let mut beta = if call.accumulate { 1.0 } else { 0.0 };
-    let mut first = 0;
+    let (tables, mut first) = (wgpu.nf4_tables()?, 0);
     for piece in &weight.pieces {
-        let values = piece.values(wgpu, wgpu.map()?)?;
+        let values = piece.values(wgpu, tables, rows <= wgpu.way.decoded_rows_max())?;
         let args = match call.direction {
             Direction::Forward => Args {
                 columns: piece.rows as u32,
@@ -141,9 +159,9 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
                 ..plain
             },
         };
-        let (right, format) = (Some(values.view()), Format::of(wgpu, values.dtype())?);
+        let right = Right::of(wgpu, &values, tables)?;
         let bias = bias.map(|bias| bias.all());
-        run(wgpu, args, Factors { left: call.input, right, format, bias, output: call.output })?;
+        run(wgpu, args, Factors { left: call.input, right, bias, output: call.output })?;
         first += piece.rows;
         // The next piece of a sum over `out` adds to this one.
         beta = if forward { beta } else { 1.0 };
@@ -152,7 +170,7 @@ fn linear_rows(wgpu: &Wgpu, call: &Linear<'_>, weight: &DeviceWeight) -> Result<
         // A sum of nothing.
         let args = Args { columns: width as u32, output_row: width as u32, beta, ..plain };
         let (left, output) = (call.input, call.output);
-        run(wgpu, args, Factors { left, right: None, format: Format::F32, bias: None, output })?;
+        run(wgpu, args, Factors { left, right: Right::new(Format::F32, None), bias: None, output })?;
     }
     Ok(())
 }
@@ -198,41 +216,34 @@ pub(super) fn matmul(wgpu: &Wgpu, call: &Matmul<'_>) -> Result<()> {
         beta: call.beta,
         ..bytemuck::Zeroable::zeroed()
     };
-    let right = Some(call.right.view);
+    let right = Right::new(Format::F32, Some(call.right.view));
     let (left, output) = (call.left.view, call.output.view);
-    run(wgpu, args, Factors { left, right, format: Format::F32, bias: None, output })
+    run(wgpu, args, Factors { left, right, bias: None, output })
 }
 
 /// `left`, one value, times each value of `right`.
-pub(super) fn scaled(wgpu: &Wgpu, left: View<'_>, right: (View<'_>, Format), output: View<'_>) -> Result<()> {
+pub(super) fn scaled(wgpu: &Wgpu, left: View<'_>, right: Right<'_>, output: View<'_>) -> Result<()> {
     let columns = (output.bytes / 4) as u32;
-    let args = Args {
-        rows: 1,
-        columns,
-        depth: 1,
-        batch: 1,
-        alpha: 1.0,
-        right_column: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let (right, format) = right;
-    run(wgpu, args, Factors { left, right: Some(right), format, bias: None, output })
+    let zero: Args = bytemuck::Zeroable::zeroed();
+    let args = Args { rows: 1, columns, depth: 1, batch: 1, alpha: 1.0, right_column: 1, ..zero };
+    run(wgpu, args, Factors { left, right, bias: None, output })
 }
 
-fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
+fn run<'a>(wgpu: &Wgpu, args: Args, factors: Factors<'a>) -> Result<()> {
     const WHAT: &str = "product";
     if args.rows == 0 || args.columns == 0 {
         return Ok(());
     }
     let nothing = factors.output.buffer.part(0, 0);
-    let views = [
-        (Some(factors.left), false),
-        (factors.right, false),
-        (factors.bias, false),
-        (Some(factors.output), true),
-    ];
-    let operands =
-        views.map(|(view, writes)| Operand { view: view.unwrap_or(nothing), writes, shifts: true });
+    let Right { format, view: right, scales, scale_offset } = factors.right;
+    let views = [Some(factors.left), right, factors.bias, Some(factors.output)];
+    let views: Vec<_> = views.into_iter().chain(scales).take(format.buffers()).collect();
+    let operand = |(view, access): (&Option<View<'a>>, &Access)| Operand {
+        view: view.unwrap_or(nothing),
+        writes: *access != Access::Read,
+        shifts: true,
+    };
+    let operands: Vec<_> = std::iter::zip(&views, &ACCESSES).map(operand).collect();
     let bindings = wgpu.binder.bind(WHAT, &operands)?;
     let shift = |index: usize| bindings.shifts[index];
     let args = Args {
@@ -240,14 +251,14 @@ fn run(wgpu: &Wgpu, args: Args, factors: Factors<'_>) -> Result<()> {
         right_offset: args.right_offset + shift(1),
         bias_offset: args.bias_offset + shift(2),
         output_offset: args.output_offset + shift(3),
+        scale_offset,
         ..args
     };
     let way = wgpu.way;
-    let format = factors.format;
     let (enable, source) = (format.enable(), way.source(format));
     let constants = [("right_format", format as u32)];
-    let function =
-        Function { name: way.name(), enable, source: &source, accesses: &ACCESSES, constants: &constants };
+    let accesses = &ACCESSES[..format.buffers()];
+    let function = Function { name: way.name(), enable, source: &source, accesses, constants: &constants };
     let pipeline = wgpu.pipelines.of_function(&function)?;
     let tiles = args.rows.div_ceil(way.tile()) * args.columns.div_ceil(way.tile()) * args.batch;
     wgpu.recorder.dispatch(&pipeline, &bindings.bound, bytemuck::bytes_of(&args), tiles)?;

@@ -31,6 +31,8 @@ struct Args {
     beta: f32,
     // 0: none, 1: bias, 2 to 4: bias, then the activation of that kind plus 2, 5 to 7: the activation alone
     epilogue: u32,
+    // Of NF4: the mean that double quantization takes off scales.
+    scale_offset: f32,
 }
 
 @group(0) @binding(0) var<storage, read> left: array<f32>;

@@ -12,6 +12,10 @@ fn product_plain(
         return;
     }
     let row = tile.y + thread.y * 4u;
+    // Of few rows, most threads have none.
+    if row >= args.rows {
+        return;
+    }
     let column = tile.z + thread.x * 4u;
     let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(args.rows - 1u));
     let columns = min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(args.columns - 1u));

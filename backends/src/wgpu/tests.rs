@@ -1,6 +1,8 @@
 //! What is the wgpu backend's own: both ways to multiply, pieces of weights, views that WebGPU does not take, counted
 //! memory, and failures that become errors. That kernels are right, the conformance suite shows.
 
+mod quantized;
+
 use motley_kernels::{attention, elementwise, gelu, normalize};
 
 use super::pipeline::Function;
@@ -15,7 +17,8 @@ const FORMATS: [WeightFormat; 3] = [
     WeightFormat::Nf4 { double_quantization: true },
 ];
 
-const FORMATS_READ: [Format; 4] = [Format::F32, Format::Bf16, Format::F16Bits, Format::F16];
+const FORMATS_READ: [Format; 6] =
+    [Format::F32, Format::Bf16, Format::F16Bits, Format::F16, Format::Nf4, Format::DoubleNf4];
 
 /// The device, or its absence said aloud. `change` lowers limits.
 fn opened_with(request: &DeviceRequest, change: impl FnOnce(&mut Gpu)) -> Option<Wgpu> {
@@ -128,28 +131,6 @@ fn both_ways_multiply_weights_whole_and_in_pieces() {
             let got = linear(&wgpu, &weight, &dy, Direction::Backward, Epilogue::None);
             assert_product(&got, &dy, |t, j| w[t * width + j], [rows, width, out]);
         }
-    }
-}
-
-#[test]
-fn quantized_weights_in_pieces_multiply_as_whole_ones() {
-    let [rows, out, width] = [5, 400, 256];
-    let (values, x, dy) = (random(out * width, 1), random(rows * width, 2), random(rows * out, 3));
-    // 64 rows are the fewest that begin with a block of scales: 64 KiB in f32.
-    let lower = |gpu: &mut Gpu| gpu.limits.max_storage_buffer_binding_size = 70 << 10;
-    let (Some(whole), Some(pieces)) = (opened(), opened_with(&DeviceRequest::default(), lower)) else {
-        return;
-    };
-    for format in &FORMATS[1..] {
-        let weights = [&whole, &pieces].map(|wgpu| weight(wgpu, &values, [out, width], *format));
-        assert!(weights[1].inner::<DeviceWeight>().unwrap().pieces.len() > 5);
-        let epilogue = Epilogue::BiasActivation(gelu::Kind::Exact);
-        let forward = [(&whole, &weights[0]), (&pieces, &weights[1])]
-            .map(|(wgpu, weight)| linear(wgpu, weight, &x, Direction::Forward, epilogue));
-        assert_eq!(bits(&forward[0]), bits(&forward[1]));
-        let w = pieces.read_weight(&weights[1]).unwrap();
-        let backward = linear(&pieces, &weights[1], &dy, Direction::Backward, Epilogue::None);
-        assert_product(&backward, &dy, |t, j| w[t * width + j], [rows, width, out]);
     }
 }
 

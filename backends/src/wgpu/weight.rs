@@ -5,13 +5,13 @@
 //! nf4   as kernel nf4 stores it; a piece begins with a block of scales, so that it is an array of its own
 //! ```
 //!
-//! NF4 is dequantized to workspace, piece by piece, at each product.
+//! A product of few rows decodes NF4 itself; for one of many it is dequantized to workspace, piece by piece.
 
 use motley_kernels::nf4::double::NESTED_BLOCK;
 use motley_kernels::nf4::{self, BLOCK, DoubleQuantized};
 
 use crate::backend::{Backend, Launch};
-use crate::buffer::{Buffer, View};
+use crate::buffer::Buffer;
 use crate::memory::Category;
 use crate::weight::{SourceDtype, WeightFormat, WeightPart, WeightSource};
 use crate::{Error, Result};
@@ -99,8 +99,12 @@ impl DeviceWeight {
 }
 
 impl Piece {
-    /// The values: where they lie, or dequantized. `map` is what kernel nf4 calls so.
-    pub fn values(&self, backend: &dyn Backend, map: &Buffer) -> Result<PieceValues<'_>> {
+    /// The values: where they lie, or dequantized if they are NF4 and not wanted `packed`. `tables` begin with what
+    /// kernel nf4 calls `map`.
+    pub fn values(&self, backend: &dyn Backend, tables: &Buffer, packed: bool) -> Result<PieceValues<'_>> {
+        if packed && let Some(values) = self.values.packed() {
+            return Ok(values);
+        }
         let count = self.rows * self.width;
         let space = || backend.allocate_unfilled(count * 4, Category::Workspace);
         Ok(PieceValues::Dequantized(match &self.values {
@@ -115,7 +119,8 @@ impl Piece {
             Values::DoubleNf4 { packed, codes, nested_absmax, offset } => {
                 let out = space()?;
                 let args = nf4::DoubleArgs { count: count as u32, offset: *offset };
-                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map.all(), out.all()];
+                let map = tables.part(0, size_of_val(nf4::dynamic_map()));
+                let buffers = [packed.all(), codes.all(), nested_absmax.all(), map, out.all()];
                 backend.launch(&Launch::new(&nf4::DEQUANTIZE_DOUBLE, &args, &buffers))?;
                 out
             }
@@ -128,20 +133,27 @@ pub(super) enum PieceValues<'a> {
     Resident(&'a Buffer, SourceDtype),
     /// In f32.
     Dequantized(Buffer),
+    Nf4 {
+        packed: &'a Buffer,
+        absmax: &'a Buffer,
+    },
+    DoubleNf4 {
+        packed: &'a Buffer,
+        codes: &'a Buffer,
+        nested_absmax: &'a Buffer,
+        offset: f32,
+    },
 }
 
-impl PieceValues<'_> {
-    pub fn view(&self) -> View<'_> {
+impl Values {
+    /// NF4 as it is.
+    fn packed(&self) -> Option<PieceValues<'_>> {
         match self {
-            PieceValues::Resident(buffer, _) => buffer.all(),
-            PieceValues::Dequantized(buffer) => buffer.all(),
-        }
-    }
-
-    pub fn dtype(&self) -> SourceDtype {
-        match self {
-            PieceValues::Resident(_, dtype) => *dtype,
-            PieceValues::Dequantized(_) => SourceDtype::F32,
+            Values::Plain { .. } => None,
+            Values::Nf4 { packed, absmax } => Some(PieceValues::Nf4 { packed, absmax }),
+            Values::DoubleNf4 { packed, codes, nested_absmax, offset } => {
+                Some(PieceValues::DoubleNf4 { packed, codes, nested_absmax, offset: *offset })
+            }
         }
     }
 }
