@@ -7,12 +7,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use motley_backends::Precision;
 use motley_kernels::nf4;
 use motley_ops::{Adapter, LoadOptions, LoraConfig, Quantization, Targets, TokenizedText};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use support::{Model, is_elsewhere, json_lines, shared};
+use support::{Model, emulated, is_elsewhere, json_lines, shared};
 
 /// Ten times the noise between float32 implementations is 3e-6; the aim is given as 1e-5.
 const TOLERANCE: f32 = 1e-5;
@@ -41,6 +42,22 @@ fn embeddings_are_those_of_sentence_transformers() {
     let worst = got.iter().zip(&wanted).map(|(got, wanted)| (got - wanted).abs()).fold(0.0, f32::max);
     eprintln!("largest difference of {} values: {worst:e}", got.len());
     assert!(worst <= TOLERANCE, "{worst:e}");
+}
+
+/// As far as the reference goes on a device that is a processor: texts of up to 64 tokens.
+#[test]
+fn embeddings_in_bf16_point_where_those_of_sentence_transformers_do() {
+    let Some((model, texts, wanted)) = reference() else { return };
+    let Some(device) = emulated(Precision::Bf16) else { return };
+    let width = 384;
+    let pairs = texts.iter().zip(wanted.chunks_exact(width)).filter(|(text, _)| text.ids.len() <= 64);
+    let (texts, wanted): (Vec<TokenizedText>, Vec<&[f32]>) =
+        pairs.map(|(text, wanted)| (text.clone(), wanted)).unzip();
+    let got = model.load_on(device, &model.config, &LoadOptions::default()).embed(&texts).unwrap();
+    let cosine = |(a, b): (&[f32], &&[f32])| a.iter().zip(*b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let least = got.chunks_exact(width).zip(&wanted).map(cosine).fold(1.0, f64::min);
+    eprintln!("least cosine of {} texts: {least}", texts.len());
+    assert!(!texts.is_empty() && least >= 0.9995, "{least}");
 }
 
 #[test]

@@ -283,6 +283,7 @@ fn weights_of_16_bits_are_planned_as_the_device_keeps_them() {
             let options = LoadOptions::default();
             let encoder = Encoder::load(device.clone(), &files, &options).unwrap();
             let mut request = PlanRequest {
+                recorded: false,
                 device: PlannedDevice { kind, precision: Precision::F32 },
                 options,
                 adapter: None,

@@ -4,15 +4,14 @@
 // Helpers of tests fail by panicking too.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../backends/tests/conformance/emulation/mod.rs"]
-mod emulation;
+mod support;
 
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open, open_emulated};
+use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, open};
 use motley_ops::{
     Adapter, Encoder, LoadOptions, LoraConfig, ModelConfig, PassShape, PlanRequest, PlannedDevice,
-    Quantization, Targets, TokenizedText, plan_memory,
+    PlannedModel, Quantization, Targets, TokenizedText, plan_memory,
 };
 
 const BERT: &str = r#"{"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -23,16 +22,10 @@ const DECODER: &str = r#"{"model_type": "qwen3", "hidden_size": 32, "num_hidden_
 /// Sizes of up to 40 tokens.
 const SIZES: usize = 2;
 
-/// The device, or why there is none.
-fn device() -> Result<Arc<dyn Backend>, String> {
-    if std::env::var("MOTLEY_TEST_BACKEND").is_ok_and(|name| name == "cuda") {
-        let request = DeviceRequest { backend: "cuda".into(), ..DeviceRequest::default() };
-        return Ok(open(&request).unwrap());
-    }
-    match emulation::library(Precision::F32) {
-        Ok(library) => Ok(open_emulated(&library, Precision::F32).unwrap()),
-        Err(emulation::Absence::NoCompiler) => Err("emulated CUDA needs g++ on x86-64".to_owned()),
-        Err(emulation::Absence::Broken(problem)) => panic!("{problem}"),
+fn device() -> Option<Arc<dyn Backend>> {
+    match std::env::var("MOTLEY_TEST_BACKEND").as_deref() {
+        Ok("cuda") => Some(support::device(1)),
+        _ => support::emulated(Precision::F32),
     }
 }
 
@@ -50,10 +43,7 @@ fn lora() -> LoraConfig {
 
 #[test]
 fn recorded_passes_give_the_same_vectors_and_hold_what_was_planned() {
-    let backend = match device() {
-        Ok(backend) => backend,
-        Err(reason) => return println!("skipped: {reason}"),
-    };
+    let Some(backend) = device() else { return };
     let batches: [&[usize]; 7] = [&[5], &[16], &[1, 2], &[3, 20], &[32], &[40], &[9, 9, 9, 9]];
     for config in [BERT, DECODER] {
         for quantization in [None, Some(Quantization { double: true })] {
@@ -85,7 +75,7 @@ fn recorded_passes_give_the_same_vectors_and_hold_what_was_planned() {
                     training: None,
                     checkpoint_layers: false,
                 };
-                plan_memory(&parsed, &request).unwrap()
+                plan_memory(&PlannedModel::of_config(config).unwrap(), &request).unwrap()
             };
             let (with, without) = (planned(true), planned(false));
             assert_eq!((with.live - without.live, with.peak - without.peak), (held, held), "{config}");

@@ -1,11 +1,14 @@
 //! What the suites share: the real model, the reference files, texts as tokens. What is not there is said on stderr
 //! and skipped.
 //!
-//! MOTLEY_TEST_BACKEND names the backend that computes, `cpu` if it is not set. On another, what takes long on a device
-//! that is a processor is cut short: the reference's texts to those of up to 64 tokens, its training to one step.
+//! MOTLEY_TEST_BACKEND names the backend that computes, `cpu` if it is not set; `emulated` is CUDA on the processor, as
+//! the conformance suite has it. On another than the cpu, what takes long on a device that is a processor is cut short:
+//! the reference's texts to those of up to 64 tokens, its training to one step.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod decoder;
+#[path = "../../../backends/tests/conformance/emulation/mod.rs"]
+pub mod emulation;
 pub mod infonce;
 pub mod plain;
 pub mod small;
@@ -13,7 +16,7 @@ pub mod small;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use motley_backends::{Backend, DeviceRequest, open};
+use motley_backends::{Backend, DeviceRequest, Precision, open, open_emulated};
 use motley_ops::{Encoder, LoadOptions, ModelFiles, TokenizedText};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -54,6 +57,10 @@ impl Model {
 
     /// With another config.json.
     pub fn load_as(&self, config: &str, threads: usize, options: &LoadOptions) -> Encoder {
+        self.load_on(device(threads), config, options)
+    }
+
+    pub fn load_on(&self, device: Arc<dyn Backend>, config: &str, options: &LoadOptions) -> Encoder {
         let files = ModelFiles {
             config_json: config,
             pooling_json: Some(&self.pooling),
@@ -61,7 +68,7 @@ impl Model {
             sentence_bert_json: None,
             weights: &[&self.weights],
         };
-        Encoder::load(device(threads), &files, options).unwrap()
+        Encoder::load(device, &files, options).unwrap()
     }
 
     pub fn tokenizer(&self) -> Tokenizer {
@@ -83,7 +90,22 @@ pub fn is_elsewhere() -> bool {
 }
 
 pub fn device(threads: usize) -> Arc<dyn Backend> {
+    if backend() == "emulated" {
+        return emulated(Precision::F32).expect("g++ on x86-64");
+    }
     open(&DeviceRequest { backend: backend(), threads: Some(threads), ..DeviceRequest::default() }).unwrap()
+}
+
+/// CUDA emulated on the processor; nothing where that cannot be built.
+pub fn emulated(precision: Precision) -> Option<Arc<dyn Backend>> {
+    match emulation::library(precision) {
+        Ok(library) => Some(open_emulated(&library, precision).unwrap()),
+        Err(emulation::Absence::NoCompiler) => {
+            eprintln!("skipped: emulated CUDA needs g++ on x86-64");
+            None
+        }
+        Err(emulation::Absence::Broken(problem)) => panic!("{problem}"),
+    }
 }
 
 pub fn tokenize(tokenizer: &Tokenizer, text: &str) -> TokenizedText {
