@@ -177,7 +177,9 @@ fn forward(bench: &mut Bench, buffers: &Buffers) {
     let [mean, deviation] = buffers.statistics.each_ref().map(Buffer::all);
     let (args, cumulative, rows) = (attention_args(bench), buffers.cumulative.all(), buffers.rows.all());
     bench.launch((&attention::FORWARD, 1), args, &[a, cumulative, rows, b, buffers.log_sum_exp.all()]);
-    let (args, vector) = (norm_args(bench), buffers.vector.all());
+    let (norm, vector) = (norm_args(bench), buffers.vector.all());
+    let (rows, hidden, epsilon) = (norm.rows, norm.hidden, norm.epsilon);
+    let args = layer_norm::ResidualArgs { rows, hidden, epsilon, keep: 1 };
     bench.launch((&layer_norm::RESIDUAL_FORWARD, 2), args, &[c, a, vector, vector, b, mean, deviation]);
     let (texts, hidden) = (bench.texts as u32, HIDDEN as u32);
     bench.launch((&pool::FORWARD, 0), pool::Args { texts, hidden, kind: 0 }, &[a, cumulative, d]);

@@ -1,6 +1,6 @@
 //! The fast path of `layer_norm`: a row fits the first-level cache, so three passes over it cost little.
 
-use super::Args;
+use super::{Args, ResidualArgs};
 use crate::simd::{LANES, add_lanes, multiply_add, sum};
 use crate::{Call, multiversion};
 
@@ -22,8 +22,9 @@ pub(super) fn forward(call: &mut Call<'_>) {
     separate(&statistics, mean, reciprocal);
 }
 
+/// Keeps all, wanted or not: it is in the caches.
 pub(super) fn residual_forward(call: &mut Call<'_>) {
-    let args: Args = call.arguments();
+    let args: ResidualArgs = call.arguments();
     let x: &mut [f32] = call.write();
     let residual = call.read::<f32>();
     let (rows, hidden) = (args.rows as usize, args.hidden as usize);

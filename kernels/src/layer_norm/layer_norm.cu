@@ -7,6 +7,13 @@ struct Args {
     float epsilon;
 };
 
+struct ResidualArgs {
+    u32 rows;
+    u32 hidden;
+    float epsilon;
+    u32 keep;
+};
+
 // Groups of eight that a lane holds of a row.
 #define GROUPS 4
 
@@ -40,7 +47,7 @@ __device__ __forceinline__ bool fits(const void* a, const void* b, const void* c
     return aligned && hidden <= GROUPS * 256;
 }
 
-// What is normalised, and where the parts of the result go.
+// What is normalised, and where the parts of the result go; no statistics where `mean` is null.
 struct Output {
     const float* gamma;
     const float* beta;
@@ -48,6 +55,13 @@ struct Output {
     float* mean;
     float* reciprocal_deviation;
 };
+
+__device__ __forceinline__ void keep_statistics(float mean, float reciprocal, const Output& out) {
+    if (threadIdx.x % 32 == 0 && out.mean != nullptr) {
+        *out.mean = mean;
+        *out.reciprocal_deviation = reciprocal;
+    }
+}
 
 __device__ __forceinline__ void normalise_registers(const Row& row, u32 hidden, float epsilon, const Output& out) {
     float sum = 0.0f, squares = 0.0f;
@@ -84,31 +98,31 @@ __device__ __forceinline__ void normalise_registers(const Row& row, u32 hidden, 
             store8(out.y + column(g), y);
         }
     }
-    if (threadIdx.x % 32 == 0) {
-        *out.mean = mean;
-        *out.reciprocal_deviation = reciprocal;
-    }
+    keep_statistics(mean, reciprocal, out);
 }
 
-__device__ __forceinline__ void normalise_memory(const activation* x, u32 hidden, float epsilon, const Output& out) {
+// An element of the sum; the row itself where there is no residual.
+__device__ __forceinline__ float summed(const activation* x, const activation* residual, u32 i) {
+    return residual == nullptr ? load(x + i) : as_stored(load(x + i) + load(residual + i));
+}
+
+__device__ __forceinline__ void normalise_memory(const activation* x, const activation* residual, u32 hidden,
+                                                 float epsilon, const Output& out) {
     u32 lane = threadIdx.x % 32;
     float sum = 0.0f, squares = 0.0f;
     for (u32 i = lane; i < hidden; i += 32) {
-        sum += load(x + i);
+        sum += summed(x, residual, i);
     }
     float mean = warp_sum(sum) / (float)hidden;
     for (u32 i = lane; i < hidden; i += 32) {
-        float d = load(x + i) - mean;
+        float d = summed(x, residual, i) - mean;
         squares += d * d;
     }
     float reciprocal = 1.0f / sqrtf(warp_sum(squares) / (float)hidden + epsilon);
     for (u32 i = lane; i < hidden; i += 32) {
-        store(out.y + i, (load(x + i) - mean) * reciprocal * out.gamma[i] + out.beta[i]);
+        store(out.y + i, (summed(x, residual, i) - mean) * reciprocal * out.gamma[i] + out.beta[i]);
     }
-    if (lane == 0) {
-        *out.mean = mean;
-        *out.reciprocal_deviation = reciprocal;
-    }
+    keep_statistics(mean, reciprocal, out);
 }
 
 extern "C" __global__ void layer_norm_forward(const activation* x, const float* gamma, const float* beta,
@@ -124,13 +138,13 @@ extern "C" __global__ void layer_norm_forward(const activation* x, const float* 
         load_row(x + start, args.hidden, row);
         normalise_registers(row, args.hidden, args.epsilon, out);
     } else {
-        normalise_memory(x + start, args.hidden, args.epsilon, out);
+        normalise_memory(x + start, nullptr, args.hidden, args.epsilon, out);
     }
 }
 
 extern "C" __global__ void layer_norm_residual_forward(activation* x, const activation* residual, const float* gamma,
                                                        const float* beta, activation* y, float* mean,
-                                                       float* reciprocal_deviation, Args args) {
+                                                       float* reciprocal_deviation, ResidualArgs args) {
     u32 index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (index >= args.rows) {
         return;
@@ -138,7 +152,7 @@ extern "C" __global__ void layer_norm_residual_forward(activation* x, const acti
     u64 start = (u64)index * args.hidden;
     x += start;
     residual += start;
-    Output out = {gamma, beta, y + start, mean + index, reciprocal_deviation + index};
+    Output out = {gamma, beta, y + start, args.keep ? mean + index : nullptr, reciprocal_deviation + index};
     bool parameters = rows_of_eights(gamma, 8) && rows_of_eights(beta, 8);
     if (fits(x, residual, y, args.hidden) && parameters) {
         Row row, other;
@@ -151,17 +165,22 @@ extern "C" __global__ void layer_norm_residual_forward(activation* x, const acti
                 for (int i = 0; i < 8; i++) {
                     row.x[g][i] = as_stored(row.x[g][i] + other.x[g][i]);
                 }
-                store8(x + column(g), row.x[g]);
+                if (args.keep) {
+                    store8(x + column(g), row.x[g]);
+                }
             }
         }
         normalise_registers(row, args.hidden, args.epsilon, out);
-    } else {
+        return;
+    }
+    if (args.keep) {
         // A lane reads back what it wrote itself.
         for (u32 i = threadIdx.x % 32; i < args.hidden; i += 32) {
             store(x + i, load(x + i) + load(residual + i));
         }
-        normalise_memory(x, args.hidden, args.epsilon, out);
+        residual = nullptr;
     }
+    normalise_memory(x, residual, args.hidden, args.epsilon, out);
 }
 
 __device__ __forceinline__ void backward_registers(const activation* dy, const activation* x, const float* gamma,

@@ -6,6 +6,13 @@ struct Args {
     epsilon: f32,
 }
 
+struct ResidualArgs {
+    rows: u32,
+    hidden: u32,
+    epsilon: f32,
+    keep: u32,
+}
+
 @group(0) @binding(0) var<storage, read> forward_x: array<f32>;
 @group(0) @binding(1) var<storage, read> forward_gamma: array<f32>;
 @group(0) @binding(2) var<storage, read> forward_beta: array<f32>;
@@ -21,7 +28,7 @@ struct Args {
 @group(0) @binding(4) var<storage, read_write> residual_forward_y: array<f32>;
 @group(0) @binding(5) var<storage, read_write> residual_forward_mean: array<f32>;
 @group(0) @binding(6) var<storage, read_write> residual_forward_reciprocal_deviation: array<f32>;
-@group(0) @binding(7) var<uniform> residual_forward_args: Args;
+@group(0) @binding(7) var<uniform> residual_forward_args: ResidualArgs;
 
 @group(0) @binding(0) var<storage, read> backward_dy: array<f32>;
 @group(0) @binding(1) var<storage, read> backward_x: array<f32>;
@@ -67,6 +74,14 @@ fn layer_norm_forward(
     }
 }
 
+// An element of the sum, once the thread whose it is has been there: a thread reads back what it wrote itself.
+fn residual_sum(i: u32) -> f32 {
+    if residual_forward_args.keep != 0u {
+        return residual_forward_x[i];
+    }
+    return residual_forward_x[i] + residual_forward_residual[i];
+}
+
 @compute @workgroup_size(64)
 fn layer_norm_residual_forward(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -80,26 +95,27 @@ fn layer_norm_residual_forward(
         return;
     }
     let start = row * args.hidden;
-    // A thread reads back what it wrote itself.
     var sum = 0.0;
     for (var i = lane; i < args.hidden; i += LANES) {
         let value = residual_forward_x[start + i] + residual_forward_residual[start + i];
-        residual_forward_x[start + i] = value;
+        if args.keep != 0u {
+            residual_forward_x[start + i] = value;
+        }
         sum += value;
     }
     let mean = workgroup_sum(sum, thread, LANES) / f32(args.hidden);
     var squares = 0.0;
     for (var i = lane; i < args.hidden; i += LANES) {
-        let d = residual_forward_x[start + i] - mean;
+        let d = residual_sum(start + i) - mean;
         squares += d * d;
     }
     let variance = workgroup_sum(squares, thread, LANES) / f32(args.hidden);
     let reciprocal = 1.0 / sqrt(variance + args.epsilon);
     for (var i = lane; i < args.hidden; i += LANES) {
-        let n = (residual_forward_x[start + i] - mean) * reciprocal;
+        let n = (residual_sum(start + i) - mean) * reciprocal;
         residual_forward_y[start + i] = n * residual_forward_gamma[i] + residual_forward_beta[i];
     }
-    if lane == 0u {
+    if lane == 0u && args.keep != 0u {
         residual_forward_mean[row] = mean;
         residual_forward_reciprocal_deviation[row] = reciprocal;
     }

@@ -12,11 +12,22 @@ use crate::kernel::Grid;
 use crate::{Arguments, Binding, Entry, Kernel, arguments};
 
 arguments! {
-    /// Scalars of all entries.
+    /// Scalars of `forward` and `backward`.
     pub struct Args {
         pub rows: u32,
         pub hidden: u32,
         pub epsilon: f32,
+    }
+}
+
+arguments! {
+    /// Scalars of `residual_forward`.
+    pub struct ResidualArgs {
+        pub rows: u32,
+        pub hidden: u32,
+        pub epsilon: f32,
+        /// 0 where `y` alone is wanted: what is in `x` and the statistics then is anything.
+        pub keep: u32,
     }
 }
 
@@ -37,7 +48,7 @@ pub static FORWARD: Entry = Entry {
     cpu: cpu::forward,
 };
 
-/// sum = x + residual, then as `forward` on the sum. `x` is overwritten by the sum.
+/// sum = x + residual, then as `forward` on the sum. `x` is overwritten by the sum where it is kept.
 pub static RESIDUAL_FORWARD: Entry = Entry {
     name: "layer_norm.residual_forward",
     bindings: &[
@@ -49,9 +60,9 @@ pub static RESIDUAL_FORWARD: Entry = Entry {
         Binding::write("mean"),
         Binding::write("reciprocal_deviation"),
     ],
-    arguments: Args::FIELDS,
-    cuda: |args| Grid::warps(Args::of(args).rows),
-    wgsl: |args| Args::of(args).rows,
+    arguments: ResidualArgs::FIELDS,
+    cuda: |args| Grid::warps(ResidualArgs::of(args).rows),
+    wgsl: |args| ResidualArgs::of(args).rows,
     cpu: cpu::residual_forward,
 };
 
@@ -105,7 +116,9 @@ mod tests {
             let sum: Vec<f32> = x.iter().zip(&residual).map(|(a, b)| a + b).collect();
             let wanted = reference::forward(&wide(&sum), &wide(&gamma), &wide(&beta), hidden, 1e-12);
             let got = Buffers::new().updated(&x).f32(&residual).f32(&gamma).f32(&beta);
-            let got = got.output(rows * hidden).output(rows).output(rows).run(&RESIDUAL_FORWARD, args);
+            let got = got.output(rows * hidden).output(rows).output(rows);
+            let kept = ResidualArgs { rows: args.rows, hidden: args.hidden, epsilon: args.epsilon, keep: 1 };
+            let got = got.run(&RESIDUAL_FORWARD, kept);
             assert_eq!(got[0], sum);
             // One element has no variance: n is 0/√epsilon, and rounding of x − mean counts for 1e6 times as much.
             assert_close(&got[1], &wanted.y, 2e-5);

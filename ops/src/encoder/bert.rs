@@ -81,7 +81,14 @@ impl Pass<'_> {
         let y = self.device().activation(sum.rows, sum.width)?;
         let mean = self.device().wide(sum.rows, 1)?;
         let reciprocal_deviation = self.device().wide(sum.rows, 1)?;
-        let args = self.layer_norm_args(&sum);
+        let norm_args = self.layer_norm_args(&sum);
+        let args = layer_norm::ResidualArgs {
+            rows: norm_args.rows,
+            hidden: norm_args.hidden,
+            epsilon: norm_args.epsilon,
+            // As `record` will.
+            keep: u32::from(self.tape.is_some() && inputs.iter().any(Option::is_some)),
+        };
         let bindings = [
             sum.bound(),
             residual.tensor.bound(),
