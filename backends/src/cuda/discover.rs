@@ -51,18 +51,36 @@ pub(crate) fn discover() -> Found {
         }
     }
     if !super::compile::nvrtc_is_there() {
-        found.missing.push(missing(
-            "NVRTC (libnvrtc): the shipped PTX serves instead, compiled by the driver at first use",
-            "install CUDA's NVRTC, or put its folder into LD_LIBRARY_PATH",
-        ));
+        let what = "NVRTC (libnvrtc): the shipped PTX serves instead, compiled by the driver at first use";
+        found.missing.push(missing_library(what, "NVRTC", "libnvrtc", is_loadable));
     }
     if !super::library::is_there() {
-        found.missing.push(missing(
-            "cuBLASLt (libcublasLt): own products serve instead, slower",
-            "install CUDA's cuBLAS, or put its folder into LD_LIBRARY_PATH",
-        ));
+        let what = "cuBLASLt (libcublasLt): own products serve instead, slower";
+        found.missing.push(missing_library(what, "cuBLAS", "libcublasLt", is_loadable));
     }
     found
+}
+
+/// Of a library that was not found: under the name of CUDA 13 it may be there all the same, where the link that
+/// development packages bring is not.
+fn missing_library(what: &str, product: &str, library: &str, is_there: impl Fn(&str) -> bool) -> Missing {
+    let newer = format!("{library}.so.13");
+    if !is_there(&newer) {
+        let remedy = format!("install CUDA 12's {product}, or put its folder into LD_LIBRARY_PATH");
+        return missing(what, &remedy);
+    }
+    missing(
+        &format!("{what} ({newer} is here, and is not looked for by that name)"),
+        &format!(
+            "install CUDA 12's {product} beside it, or put a folder with a link {library}.so to it into \
+             LD_LIBRARY_PATH"
+        ),
+    )
+}
+
+fn is_loadable(name: &str) -> bool {
+    // SAFETY: NVIDIA's libraries do nothing when they are opened, and nothing of this one is called.
+    unsafe { libloading::Library::new(name) }.is_ok()
 }
 
 fn devices() -> std::result::Result<Vec<DeviceDescription>, DriverError> {
@@ -102,4 +120,20 @@ fn driver_version(cuda: i32) -> String {
 
 fn missing(what: &str, remedy: &str) -> Missing {
     Missing { what: what.to_owned(), remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_here_under_a_newer_name_is_named() {
+        let absent = missing_library("NVRTC: slower", "NVRTC", "libnvrtc", |_| false);
+        assert_eq!(absent.what, "NVRTC: slower");
+        assert!(absent.remedy.starts_with("install CUDA 12's NVRTC, or put its folder"), "{absent:?}");
+        let newer = missing_library("NVRTC: slower", "NVRTC", "libnvrtc", |name| name == "libnvrtc.so.13");
+        assert!(newer.what.contains("(libnvrtc.so.13 is here"), "{newer:?}");
+        assert!(newer.remedy.contains("a link libnvrtc.so to it"), "{newer:?}");
+        assert!(!is_loadable("libnvrtc.so.99"));
+    }
 }
