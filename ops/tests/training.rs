@@ -6,15 +6,16 @@
 
 mod support;
 
+use motley_backends::faults::{Fault, Faulty};
 use motley_kernels::{cosent, cosine_pairs, squared_error};
 use motley_ops::{
     Embedded, LoraConfig, LossConfig, ModelConfig, ModelDropout, Targets, TextFact, TrainRow, Trainer,
 };
 use safetensors::Dtype;
-use support::difference;
 use support::infonce::{self, Rows, Settings};
 use support::plain::{Plain, PlainAdapter};
-use support::small::{HIDDEN, Setup, SmallModel, rows, trainer};
+use support::small::{HIDDEN, Setup, SmallModel, rows, trainer, trainer_on};
+use support::{device, difference};
 
 /// Of the largest gradient: ten times what the rounding of forward and backward in f32 comes to here.
 const TOLERANCE: f64 = 5e-6;
@@ -198,6 +199,21 @@ fn a_step_in_chunks_run_twice_is_the_step_with_the_tape_kept() {
     let mut trainer = trainer(&model, &chunked);
     trainer.accumulate(&ragged()).unwrap();
     assert!(trainer.gradients().unwrap() == again, "beyond the budget a step is run in chunks");
+}
+
+#[test]
+fn on_a_device_that_binds_little_a_step_is_cut_into_chunks_that_fit() {
+    let query = ["query".to_owned()].to_vec();
+    let lora = LoraConfig { rank: 2, targets: Targets::Names(query), ..Setup::default().lora };
+    let (model, setup) = (bert(), Setup { lora, ..Setup::default() });
+    // Ten tokens of the widest activations, where the batch has more.
+    let small = Faulty::new(device(2), "small", Fault::SmallBindings { bytes: 4096 });
+    let mut trainers = [trainer(&model, &setup), trainer_on(small, &model, &setup)];
+    let [whole, chunked] = trainers.each_mut().map(|trainer| {
+        trainer.accumulate(&pairs()).unwrap();
+        trainer.gradients().unwrap()
+    });
+    assert_close(&chunked, &whole);
 }
 
 #[test]

@@ -100,7 +100,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(self, mut pooling: Pooling, max_sequence_length: Option<usize>) -> Result<Encoder> {
         pooling.normalize = self.options.normalize.unwrap_or(pooling.normalize);
-        let words = self.words()?;
+        let (words, bound_tokens) = (self.words()?, self.bound_tokens());
         let frame = self.frame()?;
         let layers = (0..self.config.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>>>()?;
         Ok(Encoder {
@@ -112,23 +112,23 @@ impl Builder<'_> {
             quantization: self.options.quantization,
             max_sequence_length,
             adapter: None,
-            pass_tokens: self.pass_tokens(),
+            bound_tokens,
+            pass_tokens: super::pass_tokens(self.device.backend.info().kind).min(bound_tokens),
             buckets: None,
             config: self.config,
             device: self.device,
         })
     }
 
-    /// As [`super::pass_tokens`], or as many as have their widest activations in one binding.
-    fn pass_tokens(&self) -> usize {
-        let most = super::pass_tokens(self.device.backend.info().kind);
-        let Some(bytes) = self.device.backend.binding_limit() else { return most };
+    /// Tokens whose widest activations one binding holds.
+    fn bound_tokens(&self) -> usize {
+        let Some(bytes) = self.device.backend.binding_limit() else { return usize::MAX };
         let widths = [LinearAt::Qkv(0), LinearAt::Intermediate(0)].map(|at| {
             let roles = stacked(at, self.config.decoder.is_some());
             roles.iter().map(|role| role.widths(&self.config)[1]).sum::<usize>()
         });
         let widest = widths.into_iter().max().unwrap_or(1).max(self.config.hidden);
-        most.min(bytes as usize / (widest * self.device.precision().bytes())).max(1)
+        (bytes as usize / (widest * self.device.precision().bytes())).max(1)
     }
 
     fn words(&self) -> Result<Vec<WordPiece>> {

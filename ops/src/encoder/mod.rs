@@ -83,6 +83,7 @@ pub struct Encoder {
     frame: Frame,
     layers: Vec<Layer>,
     adapter: Option<Adapter>,
+    bound_tokens: usize,
     pass_tokens: usize,
     buckets: Option<Buckets>,
 }
@@ -198,6 +199,11 @@ impl Encoder {
     /// Tokens that [`Encoder::embed`] computes at once, in place of [`pass_tokens`].
     pub fn set_pass_tokens(&mut self, tokens: usize) {
         self.pass_tokens = tokens.max(1);
+    }
+
+    /// Tokens of one pass that the device can bind, for it may bind less of a buffer than it has.
+    pub(crate) fn bound_tokens(&self) -> usize {
+        self.bound_tokens
     }
 
     /// Embeds texts: f32 [texts, hidden], row-major, pooled, normalised if the model says so. No dropout. A text has

@@ -60,7 +60,7 @@ pub struct TrainerConfig {
     /// Gradients are scaled down to this norm; absent: never.
     pub max_gradient_norm: Option<f64>,
     pub seed: u64,
-    /// Tokens of one pass; more are cut into chunks and run twice.
+    /// Tokens of one pass; more are cut into chunks and run twice. Fewer where the device binds no more at once.
     pub token_budget_per_chunk: usize,
     /// Keep only each layer's input on the way forth and run the layer again on the way back.
     pub checkpoint_layers: bool,
@@ -126,8 +126,9 @@ impl Trainer {
     ///
     /// # Errors
     /// Settings out of range, no memory.
-    pub fn new(mut encoder: Encoder, adapter: Adapter, config: TrainerConfig) -> Result<Self> {
+    pub fn new(mut encoder: Encoder, adapter: Adapter, mut config: TrainerConfig) -> Result<Self> {
         config.check()?;
+        config.token_budget_per_chunk = config.token_budget_per_chunk.min(encoder.bound_tokens());
         let (device, count) = (encoder.device().clone(), adapter.count);
         let gradients = device.zeros(count, Category::Adapter)?;
         let moments = [device.zeros(count, Category::Optimizer)?, device.zeros(count, Category::Optimizer)?];

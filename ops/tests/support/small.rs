@@ -199,8 +199,12 @@ pub const SEED: u64 = 0x1_0000_0007;
 
 /// A trainer at step 0 whose factors are all other than 0.
 pub fn trainer(model: &SmallModel, setup: &Setup) -> Trainer {
+    trainer_on(device(2), model, setup)
+}
+
+pub fn trainer_on(device: Arc<dyn Backend>, model: &SmallModel, setup: &Setup) -> Trainer {
     let options = LoadOptions { quantization: setup.quantization, ..LoadOptions::default() };
-    let encoder = model.try_load(2, options).unwrap();
+    let encoder = model.load_on(device, options).unwrap();
     let adapter = Adapter::new(&encoder, &setup.lora, 5).unwrap();
     let config = TrainerConfig {
         loss: setup.loss,
