@@ -336,4 +336,43 @@ token_budget = 16384
         let quantized = SERVE.replace("\"a/b\"\n", "\"a/b\"\nquantization = \"nf4\"\n");
         assert!(needed(&quantized, Path::new("/nowhere")) < plain);
     }
+
+    #[test]
+    fn weights_at_hand_are_planned_as_the_device_keeps_them() {
+        use safetensors::{Dtype, tensor::TensorView};
+        let config = r#"{"model_type": "bert", "hidden_size": 512, "num_hidden_layers": 1,
+            "num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 10, "max_position_embeddings": 8}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        write("config.json", config.as_bytes());
+        let document = SERVE.replace("a/b", "file:.");
+        let document = Document::parse(&document).unwrap();
+        let needed = |on: BackendKind| {
+            let settings = crate::models::ModelSettings::from_environment(folder.path().join("cache"));
+            let request = crate::models::ModelRequest::from(document.model());
+            let model = crate::models::model_at_hand(&request, &settings, folder.path()).unwrap();
+            (model.weights.len(), plan_memory(&document, &model, folder.path(), on).unwrap().0)
+        };
+        let before = [BackendKind::Wgpu, BackendKind::Cpu].map(needed);
+        let module = |name: &str, shape: [usize; 2]| (format!("encoder.layer.0.{name}.weight"), shape);
+        let mut tensors = ["self.query", "self.key", "self.value", "output.dense"]
+            .map(|name| module(&format!("attention.{name}"), [512, 512]))
+            .to_vec();
+        tensors.push(module("intermediate.dense", [2048, 512]));
+        tensors.push(module("output.dense", [512, 2048]));
+        tensors.push(("embeddings.word_embeddings.weight".to_owned(), [10, 512]));
+        let zeros = vec![0; 2 * 2048 * 512];
+        let views = tensors.iter().map(|(name, shape)| {
+            let bytes = &zeros[..2 * shape[0] * shape[1]];
+            (name.as_str(), TensorView::new(Dtype::F16, shape.to_vec(), bytes).unwrap())
+        });
+        write("model.safetensors", &safetensors::serialize(views, None).unwrap());
+        let after = [BackendKind::Wgpu, BackendKind::Cpu].map(needed);
+        assert_eq!((before[0].0, after[0].0), (0, 1));
+        // 3·2²⁰ values of two bytes less.
+        assert_eq!(after[0].1 + (6 << 20), before[0].1, "{before:?} {after:?}");
+        assert_eq!(after[1].1, before[1].1);
+        write("model.safetensors", b"no weights");
+        assert_eq!(needed(BackendKind::Wgpu), (1, before[0].1), "what cannot be read counts as f32");
+    }
 }
