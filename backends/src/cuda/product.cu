@@ -27,19 +27,6 @@ struct Args {
     u32 kind;
 };
 
-__device__ __forceinline__ float activate(float x, u32 kind) {
-    switch (kind) {
-        case 0:
-            return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-        case 1:
-            return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-        case 2:
-            return x < 0.0f ? 0.0f : x;
-        default:
-            return x;
-    }
-}
-
 __device__ __forceinline__ float fetch(const float* p) {
     return *p;
 }
@@ -68,7 +55,7 @@ __device__ __forceinline__ void finish(T* output, float sum, u32 row, u32 column
     if (args.has_bias) {
         x += fetch(bias + column);
     }
-    put(target, activate(x, args.kind));
+    put(target, activated(x, args.kind));
 }
 
 // ---- plain: a tile of 64×64, 256 threads with 4×4 each, 16 of the depth at a time

@@ -233,6 +233,7 @@ static inline unsigned atomicAdd(unsigned* p, unsigned x) {
 static inline void __threadfence() {}
 
 static inline float fast_exp2(float x) { return exp2f(x); }
+static inline float fast_reciprocal(float x) { return 1.0f / x; }
 
 // Round to nearest, ties to even; NaN stays NaN.
 static inline unsigned short to_bf16(float x) {
