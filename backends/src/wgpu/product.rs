@@ -84,10 +84,12 @@ impl Way {
         }
     }
 
-    /// Rows and columns of a workgroup.
-    fn tile(self) -> u32 {
+    /// Rows and columns of a workgroup: many where there are enough of them for every part of a large card.
+    fn tile(self, rows: u32, columns: u32) -> u32 {
+        const ENOUGH: u32 = 64;
         match self {
             Way::Plain => 32,
+            Way::Tiled if rows.div_ceil(128) * columns.div_ceil(128) >= ENOUGH => 128,
             Way::Tiled => 64,
         }
     }
@@ -256,11 +258,12 @@ fn run<'a>(wgpu: &Wgpu, args: Args, factors: Factors<'a>) -> Result<()> {
     };
     let way = wgpu.way;
     let (enable, source) = (format.enable(), way.source(format));
-    let constants = [("right_format", format as u32)];
+    let size = way.tile(args.rows, args.columns);
+    let constants = [("right_format", format as u32), ("size", size)];
     let accesses = &ACCESSES[..format.buffers()];
     let function = Function { name: way.name(), enable, source: &source, accesses, constants: &constants };
     let pipeline = wgpu.pipelines.of_function(&function)?;
-    let tiles = args.rows.div_ceil(way.tile()) * args.columns.div_ceil(way.tile()) * args.batch;
+    let tiles = args.rows.div_ceil(size) * args.columns.div_ceil(size) * args.batch;
     wgpu.recorder.dispatch(&pipeline, &bindings.bound, bytemuck::bytes_of(&args), tiles)?;
     wgpu.binder.finish(WHAT, &bindings)
 }

@@ -1,80 +1,110 @@
-// A workgroup 64 rows and 64 columns, 16 steps of the depth at a time in memory of the workgroup; a thread eight rows
-// and eight columns of it, so that it reads a value from there for four multiplications.
+// A workgroup `size` rows and columns, eight steps of the depth at a time in memory of the workgroup; a thread four rows
+// and four columns of each quarter, so that it reads a vector from there for sixteen multiplications.
 
-const DEPTH: u32 = 16u;
-const SIZE: u32 = 64u;
-// From one step of the depth to the next in a tile: four more than a row, so that threads that bring values of one row
-// write to different banks.
-const STEP: u32 = 68u;
+// Set before the source is compiled: 64, or 128, which brings a value for twice as many multiplications and takes
+// matrices that are large both ways.
+const size: u32 = 64u;
+const DEPTH: u32 = 8u;
+// Threads along a side.
+const SIDE: u32 = size / 8u;
+const THREADS: u32 = SIDE * SIDE;
+// Values that a thread brings of each factor.
+const BROUGHT: u32 = size * DEPTH / THREADS;
+// Vectors from one step of the depth to the next in a tile: one more than a row has, so that threads that bring values
+// of one row write to different banks.
+const STEP: u32 = size / 4u + 1u;
 
 // Element [k][row] and [k][column].
-var<workgroup> left_tile: array<f32, 1088>;
-var<workgroup> right_tile: array<Kept, 1088>;
+var<workgroup> left_tile: array<vec4<f32>, DEPTH * STEP>;
+var<workgroup> right_tile: array<vec4<Kept>, DEPTH * STEP>;
 
-// Step and place in a tile of the value that a thread brings: whichever way lies together in the buffer.
-fn brought(index: u32, along_depth: bool) -> vec2<u32> {
-    return select(vec2<u32>(index / SIZE, index % SIZE), vec2<u32>(index % DEPTH, index / DEPTH), along_depth);
+// What a thread brings: steps of the depth and places in the row of a tile, the first and from one to the next.
+struct Share {
+    step: u32,
+    place: u32,
+    steps: u32,
+    places: u32,
 }
 
-// Four columns of one step.
-fn right_tile_at(place: u32) -> vec4<f32> {
-    return vec4<f32>(vec4<Kept>(
-        right_tile[place],
-        right_tile[place + 1u],
-        right_tile[place + 2u],
-        right_tile[place + 3u],
-    ));
+// Whichever way lies together in the buffer.
+fn share_of(thread: u32, along_depth: bool) -> Share {
+    if along_depth {
+        return Share(thread % DEPTH, thread / DEPTH, 0u, THREADS / DEPTH);
+    }
+    return Share(thread / size, thread % size, THREADS / size, 0u);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn product_tiled(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let tile = tile_of(block_of(id, groups), SIZE);
+    let tile = tile_of(block_of(id, groups), size);
     if tile.x >= args.batch {
         return;
     }
-    let left_start = args.left_offset + tile.x * args.left_batch;
-    let right_start = args.right_offset + tile.x * args.right_batch;
-    let row = thread / 8u * 8u;
-    let column = thread % 8u * 8u;
+    let l = share_of(thread, args.left_column == 1u);
+    let r = share_of(thread, args.right_row == 1u);
+    var left_first = args.left_offset + tile.x * args.left_batch + (tile.y + l.place) * args.left_row
+        + l.step * args.left_column;
+    var right_first = args.right_offset + tile.x * args.right_batch + (tile.z + r.place) * args.right_column
+        + r.step * args.right_row;
+    let left_next = l.places * args.left_row + l.steps * args.left_column;
+    let right_next = r.places * args.right_column + r.steps * args.right_row;
+    let down = thread / SIDE;
+    let across = thread % SIDE;
     // Row i in 2·i and 2·i + 1.
     var sums: array<vec4<f32>, 16>;
     for (var first = 0u; first < args.depth; first += DEPTH) {
         workgroupBarrier();
-        for (var i = 0u; i < 16u; i += 1u) {
-            let l = brought(i * 64u + thread, args.left_column == 1u);
+        for (var i = 0u; i < BROUGHT; i += 1u) {
+            // What lies outside is 0, which adds nothing.
             var value = 0.0;
-            if first + l.x < args.depth && tile.y + l.y < args.rows {
-                value = left[left_start + (tile.y + l.y) * args.left_row + (first + l.x) * args.left_column];
+            if first + l.step + i * l.steps < args.depth && tile.y + l.place + i * l.places < args.rows {
+                value = left[left_first + i * left_next];
             }
-            left_tile[l.x * STEP + l.y] = value;
-            let r = brought(i * 64u + thread, args.right_row == 1u);
+            let to = l.place + i * l.places;
+            left_tile[(l.step + i * l.steps) * STEP + to / 4u][to % 4u] = value;
             var kept = Kept();
-            if first + r.x < args.depth && tile.z + r.y < args.columns {
-                kept = right_at(right_start + (first + r.x) * args.right_row + (tile.z + r.y) * args.right_column);
+            if first + r.step + i * r.steps < args.depth && tile.z + r.place + i * r.places < args.columns {
+                kept = right_at(right_first + i * right_next);
             }
-            right_tile[r.x * STEP + r.y] = kept;
+            let there = r.place + i * r.places;
+            right_tile[(r.step + i * r.steps) * STEP + there / 4u][there % 4u] = kept;
         }
+        left_first += DEPTH * args.left_column;
+        right_first += DEPTH * args.right_row;
         workgroupBarrier();
-        for (var k = 0u; k < min(DEPTH, args.depth - first); k += 1u) {
-            let a = k * STEP + row;
-            let b = k * STEP + column;
-            let r = right_tile_at(b);
-            let s = right_tile_at(b + 4u);
-            for (var i = 0u; i < 8u; i += 1u) {
-                let l = left_tile[a + i];
-                sums[2u * i] += l * r;
-                sums[2u * i + 1u] += l * s;
-            }
+        for (var k = 0u; k < DEPTH; k += 1u) {
+            let a = left_tile[k * STEP + down];
+            let b = left_tile[k * STEP + SIDE + down];
+            let c = vec4<f32>(right_tile[k * STEP + across]);
+            let d = vec4<f32>(right_tile[k * STEP + SIDE + across]);
+            sums[0] += a.x * c;
+            sums[1] += a.x * d;
+            sums[2] += a.y * c;
+            sums[3] += a.y * d;
+            sums[4] += a.z * c;
+            sums[5] += a.z * d;
+            sums[6] += a.w * c;
+            sums[7] += a.w * d;
+            sums[8] += b.x * c;
+            sums[9] += b.x * d;
+            sums[10] += b.y * c;
+            sums[11] += b.y * d;
+            sums[12] += b.z * c;
+            sums[13] += b.z * d;
+            sums[14] += b.w * c;
+            sums[15] += b.w * d;
         }
     }
     for (var i = 0u; i < 8u; i += 1u) {
+        let row = tile.y + i / 4u * (size / 2u) + down * 4u + i % 4u;
         for (var j = 0u; j < 4u; j += 1u) {
-            finish(tile.x, tile.y + row + i, tile.z + column + j, sums[2u * i][j]);
-            finish(tile.x, tile.y + row + i, tile.z + column + 4u + j, sums[2u * i + 1u][j]);
+            let column = tile.z + across * 4u + j;
+            finish(tile.x, row, column, sums[2u * i][j]);
+            finish(tile.x, row, column + size / 2u, sums[2u * i + 1u][j]);
         }
     }
 }

@@ -203,6 +203,27 @@ fn a_rows_bits_depend_on_the_row_and_the_weight_alone() {
 }
 
 #[test]
+fn a_product_large_both_ways_has_the_bits_of_its_rows_alone() {
+    let Some(mut wgpu) = opened() else { return };
+    let (rows, [out, width]) = (1030, [1030, 37]);
+    let (values, x) = (random(out * width, 1), random(rows * width, 2));
+    wgpu.way = Way::Tiled;
+    for format in [FORMATS[0], FORMATS[2]] {
+        let weight = weight(&wgpu, &values, [out, width], format);
+        let all = linear(&wgpu, &weight, &x, Direction::Forward, Epilogue::Bias);
+        for first in [0, 100, 960] {
+            let some =
+                linear(&wgpu, &weight, &x[first * width..][..70 * width], Direction::Forward, Epilogue::Bias);
+            assert_eq!(bits(&some), bits(&all[first * out..][..70 * out]), "{format:?}, rows from {first}");
+        }
+        let turned = self::weight(&wgpu, &values, [width, out], format);
+        let w = wgpu.read_weight(&turned).unwrap();
+        let got = linear(&wgpu, &turned, &x, Direction::Backward, Epilogue::None);
+        assert_product(&got, &x, |t, j| w[t * out + j], [rows, out, width]);
+    }
+}
+
+#[test]
 fn products_of_buffers_take_transposes_batches_and_any_offset_in_one_buffer() {
     let Some(mut wgpu) = opened() else { return };
     let [m, n, k] = [35, 37, 19];
