@@ -1,9 +1,10 @@
 //! Tensors on a backend: dense f32 matrices with their sizes, and short ways to make, launch and read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use motley_backends::{Backend, Buffer, Category, Launch, Precision, View};
-use motley_kernels::{Arguments, Entry, elementwise};
+use motley_kernels::{Arguments, Entry, elementwise, sum_squares};
 
 use crate::{Error, Result};
 
@@ -54,9 +55,9 @@ fn bytes(rows: usize, width: usize, precision: Precision) -> Result<usize> {
     elements.map(|elements| elements * precision.bytes()).ok_or(Error::TooManyElements { rows, width })
 }
 
-/// From element `index` of a flat f32 buffer on.
-pub(crate) fn from_element(buffer: &Buffer, index: usize) -> View<'_> {
-    buffer.at(index * 4)
+/// `count` elements of a flat f32 buffer, from `first` on.
+pub(crate) fn elements(buffer: &Buffer, first: usize, count: usize) -> View<'_> {
+    buffer.part(first * 4, count * 4)
 }
 
 impl Device {
@@ -100,8 +101,19 @@ impl Device {
 
     /// Writes `value` into the first `count` elements of f32.
     pub(crate) fn fill(&self, target: View<'_>, count: usize, value: f32) -> Result<()> {
-        let args = elementwise::Args { count: count as u32, alpha: value };
-        self.launch(&elementwise::FILL, &args, &[target])
+        self.bound_parts(count).try_for_each(|part| {
+            let args = elementwise::Args { count: part.len() as u32, alpha: value };
+            let target = elements(target.buffer, target.offset / 4 + part.start, part.len());
+            self.launch(&elementwise::FILL, &args, &[target])
+        })
+    }
+
+    /// `count` elements of a flat f32 buffer in parts that one launch takes, of whole pieces of
+    /// [`sum_squares`]; one part where launches take all.
+    pub(crate) fn bound_parts(&self, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let whole = |bytes: u64| (bytes as usize / 4 / sum_squares::PIECE).max(1) * sum_squares::PIECE;
+        let most = self.backend.binding_limit().map_or(usize::MAX, whole);
+        (0..count).step_by(most).map(move |first| first..count.min(first.saturating_add(most)))
     }
 
     /// y += x, both activations.

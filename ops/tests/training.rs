@@ -203,16 +203,24 @@ fn a_step_in_chunks_run_twice_is_the_step_with_the_tape_kept() {
 
 #[test]
 fn on_a_device_that_binds_little_a_step_is_cut_into_chunks_that_fit() {
-    let query = ["query".to_owned()].to_vec();
-    let lora = LoraConfig { rank: 2, targets: Targets::Names(query), ..Setup::default().lora };
+    let lora = LoraConfig { rank: 16, ..Setup::default().lora };
     let (model, setup) = (bert(), Setup { lora, ..Setup::default() });
-    // Ten tokens of the widest activations, where the batch has more.
-    let small = Faulty::new(device(2), "small", Fault::SmallBindings { bytes: 4096 });
+    // Some tokens of the widest activations, where the batch has more, and less than the adapter.
+    let bytes = 16 << 10;
+    let small = Faulty::new(device(2), "small", Fault::SmallBindings { bytes });
     let mut trainers = [trainer(&model, &setup), trainer_on(small, &model, &setup)];
-    let [whole, chunked] = trainers.each_mut().map(|trainer| {
+    assert!(trainers[0].gradients().unwrap().len() as u64 * 4 > bytes);
+    let [(whole, report), (chunked, same)] = trainers.each_mut().map(|trainer| {
         trainer.accumulate(&pairs()).unwrap();
-        trainer.gradients().unwrap()
+        let gradients = trainer.gradients().unwrap();
+        let report = trainer.apply().unwrap();
+        // Nothing is left of the gradients anywhere.
+        assert!(trainer.gradients().unwrap().iter().all(|value| *value == 0.0));
+        (gradients, report)
     });
+    assert_close(&chunked, &whole);
+    assert!((report.gradient_norm - same.gradient_norm).abs() <= 1e-5 * report.gradient_norm);
+    let [whole, chunked] = trainers.each_ref().map(|trainer| trainer.adapter().parameters().unwrap());
     assert_close(&chunked, &whole);
 }
 

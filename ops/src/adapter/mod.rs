@@ -6,7 +6,7 @@
 mod config;
 mod peft;
 
-use motley_backends::{Buffer, Category};
+use motley_backends::{Buffer, Category, View};
 use motley_kernels::dropout::philox::{philox, uniform};
 
 pub(crate) use config::SITES_A_LAYER;
@@ -14,7 +14,7 @@ pub use config::{LoraConfig, Targets};
 pub use peft::BaseIdentity;
 use peft::Factors;
 
-use crate::device::Device;
+use crate::device::{Device, elements};
 use crate::encoder::Encoder;
 use crate::{ModelConfig, Result, Role};
 
@@ -49,6 +49,16 @@ pub(crate) struct Module {
 }
 
 impl Module {
+    /// A [rank, in] in a flat buffer of factors or of their gradients.
+    pub(crate) fn a_in<'a>(&self, flat: &'a Buffer, rank: usize) -> View<'a> {
+        elements(flat, self.a, rank * self.inputs)
+    }
+
+    /// Bᵀ [rank, out] in such a buffer.
+    pub(crate) fn b_in<'a>(&self, flat: &'a Buffer, rank: usize) -> View<'a> {
+        elements(flat, self.b, rank * self.outputs)
+    }
+
     /// Site of the random draws at the adapter's input.
     pub(crate) fn site(&self) -> u32 {
         module_site(self.layer, self.role)

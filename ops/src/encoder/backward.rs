@@ -8,7 +8,7 @@ use super::forward::lora_args;
 use super::{DeviceBatch, Draws, Encoder, Pass};
 use crate::Result;
 use crate::adapter::Module;
-use crate::device::{Device, Tensor, from_element};
+use crate::device::{Device, Tensor};
 use crate::tape::{Gradients, LinearAt, Record, Saved, Tape, Value};
 
 /// Where gradients come from and go to.
@@ -172,18 +172,18 @@ impl Backward<'_> {
         let (rank, scale, rows) = (adapter.config.rank, adapter.config.scale(), dy.rows);
         let device = self.device();
         let wide = (module.outputs, dy.width, column);
-        let b_gradient = from_element(self.parameters, module.b);
+        let b_gradient = module.b_in(self.parameters, rank);
         let args = lora_args(rows, rank, wide, scale);
         device.launch(&lora::OUTER, &args, &[hidden.bound(), dy.bound(), b_gradient])?;
         let dh = device.wide(rows, rank)?;
-        let factor = from_element(&adapter.parameters, module.b);
+        let factor = module.b_in(&adapter.parameters, rank);
         device.launch(&lora::DOT, &lora_args(rows, rank, wide, 1.0), &[dy.bound(), factor, dh.bound()])?;
         let args = lora_args(rows, rank, (module.inputs, module.inputs, 0), scale);
         let dropped = self.pass().adapter_input(module, x)?;
-        let a_gradient = from_element(self.parameters, module.a);
+        let a_gradient = module.a_in(self.parameters, rank);
         device.launch(&lora::OUTER, &args, &[dh.bound(), dropped.bound(), a_gradient])?;
         let Some(dx) = dx else { return Ok(()) };
-        let factor = from_element(&adapter.parameters, module.a);
+        let factor = module.a_in(&adapter.parameters, rank);
         match self.pass().dropout_args(dx, adapter.config.dropout, module.site()) {
             None => device.launch(&lora::EXPAND, &args, &[dh.bound(), factor, dx.bound()]),
             Some(dropout) => {

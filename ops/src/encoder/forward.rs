@@ -7,7 +7,7 @@ use motley_kernels::{attention, dropout, lora, normalize, pool};
 use super::Encoder;
 use super::parts::Frame;
 use crate::adapter::{Module, SITES_A_LAYER};
-use crate::device::{Device, Tensor, from_element};
+use crate::device::{Device, Tensor};
 use crate::tape::{LinearAt, NormAt, Saved, Tape, Value};
 use crate::{PackedBatch, Result};
 
@@ -165,10 +165,10 @@ impl Pass<'_> {
         let hidden = self.device().wide(x.rows, rank)?;
         let dropped = self.adapter_input(module, x)?;
         let down = lora_args(x.rows, rank, (module.inputs, module.inputs, 0), 1.0);
-        let factor = from_element(&adapter.parameters, module.a);
+        let factor = module.a_in(&adapter.parameters, rank);
         self.device().launch(&lora::DOT, &down, &[dropped.bound(), factor, hidden.bound()])?;
         let up = lora_args(x.rows, rank, (module.outputs, output.width, column), adapter.config.scale());
-        let factor = from_element(&adapter.parameters, module.b);
+        let factor = module.b_in(&adapter.parameters, rank);
         self.device().launch(&lora::EXPAND, &up, &[hidden.bound(), factor, output.bound()])?;
         Ok(hidden)
     }

@@ -18,7 +18,7 @@ use motley_kernels::{adamw, sum_squares};
 use super::loss::{LossConfig, LossValue, TextFact};
 use super::schedule::Schedule;
 use super::state::TrainerState;
-use crate::device::Tensor;
+use crate::device::{Tensor, elements};
 use crate::encoder::{Backward, DeviceBatch, Draws, Pass};
 use crate::model::split_by_budget;
 use crate::tape::{Tape, Value};
@@ -331,12 +331,10 @@ impl Trainer {
 
     fn apply_pending(&self, pending: Pending) -> Result<StepReport> {
         let (device, count) = (self.encoder.device(), self.adapter().count);
-        let squares = device.wide(1, 1)?;
-        let args = sum_squares::Args { count: count as u32 };
-        device.launch(&sum_squares::FORWARD, &args, &[self.gradients.all(), squares.bound()])?;
+        let squares = self.sum_of_squares(count)?;
         // Gradients were weighted relative to the first micro-batch; the mean is over all rows.
         let mean = pending.first_rows as f64 / pending.rows as f64;
-        let norm = f64::from(device.download(squares.bound(), 1)?[0]).sqrt() * mean;
+        let norm = squares.sqrt() * mean;
         self.finite("gradient norm", norm)?;
         let clip = self.config.max_gradient_norm.map_or(1.0, |most| (most / (norm + CLIP_EPSILON)).min(1.0));
         let optimizer = &self.config.optimizer;
@@ -344,7 +342,7 @@ impl Trainer {
         let step = self.step + 1;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
         let args = adamw::Args {
-            count: count as u32,
+            count: 0,
             decay: (1.0 - rate * optimizer.weight_decay) as f32,
             beta1: optimizer.beta1 as f32,
             beta2: optimizer.beta2 as f32,
@@ -354,10 +352,28 @@ impl Trainer {
             gradient_scale: (clip * mean) as f32,
         };
         let [first, second] = &self.moments;
-        let bindings = [self.gradients.all(), self.adapter().parameters.all(), first.all(), second.all()];
-        device.launch(&adamw::STEP, &args, &bindings)?;
+        for part in device.bound_parts(count) {
+            let args = adamw::Args { count: part.len() as u32, ..args };
+            let bindings = [&self.gradients, &self.adapter().parameters, first, second];
+            let bindings = bindings.map(|flat| elements(flat, part.start, part.len()));
+            device.launch(&adamw::STEP, &args, &bindings)?;
+        }
         let loss = pending.loss / pending.rows as f64;
         Ok(StepReport { step, loss, gradient_norm: norm, learning_rate: rate, tokens: pending.tokens })
+    }
+
+    /// Of the gradients.
+    fn sum_of_squares(&self, count: usize) -> Result<f64> {
+        let device = self.encoder.device();
+        let sum = device.wide(1, 1)?;
+        let mut total = 0.0;
+        for part in device.bound_parts(count) {
+            let args = sum_squares::Args { count: part.len() as u32 };
+            let part = elements(&self.gradients, part.start, part.len());
+            device.launch(&sum_squares::FORWARD, &args, &[part, sum.bound()])?;
+            total += f64::from(device.download(sum.bound(), 1)?[0]);
+        }
+        Ok(total)
     }
 
     fn finite(&self, quantity: &'static str, value: f64) -> Result<()> {
