@@ -29,24 +29,30 @@ impl Compiler {
         Compiler { capability, precision, sources: cuda_sources() }
     }
 
-    /// What to load for `source`, the best first. PTX ends with a zero byte.
+    /// What to load for `source`, the best first. PTX ends with a zero byte. An NVRTC that is older than the device does
+    /// not know its architecture; the shipped PTX is for all.
     ///
     /// # Errors
-    /// The source does not compile, which no released program has seen.
+    /// There is none.
     pub fn images(&self, source: &str) -> Result<Vec<Vec<u8>>> {
         let mut images = Vec::new();
         let text = self.sources.iter().find(|(name, _)| *name == source).map(|(_, text)| text.as_str());
         let text = text.unwrap_or_default();
-        if nvrtc_is_there() {
-            images.push(self.cubin(source, text)?);
-        }
+        let compiled = nvrtc_is_there().then(|| self.cubin(source, text)).transpose();
+        let refused = match compiled {
+            Ok(image) => {
+                images.extend(image);
+                None
+            }
+            Err(error) => Some(error),
+        };
         images.extend(super::shipped::ptx(source, self.capability, self.precision));
         if images.is_empty() {
-            return Err(Error::Unavailable {
+            return Err(refused.unwrap_or_else(|| Error::Unavailable {
                 backend: "cuda",
                 reason: format!("{source} is not among the shipped PTX, and libnvrtc is not on this machine"),
                 remedy: "install CUDA's NVRTC, or put its folder into LD_LIBRARY_PATH".to_owned(),
-            });
+            }));
         }
         Ok(images)
     }
@@ -140,4 +146,15 @@ fn cache_folder() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let root = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     Some(root.or_else(home)?.join("motley").join("cuda"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_that_nvrtc_does_not_know_gets_the_shipped_ptx() {
+        let images = Compiler::new((99, 9), Precision::Bf16).images("gelu").unwrap();
+        assert!(images.len() == 1 && images[0].starts_with(b".version"));
+    }
 }
