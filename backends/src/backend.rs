@@ -70,11 +70,12 @@ pub trait Backend: Send + Sync {
 
     /// Runs `work`, of which the device notes products, launches and zeroed memory and computes none; `None`, and `work`
     /// has not run, where the device gains nothing by it. Work must have been done once before, so that it is compiled,
-    /// and must not upload, download or wait.
+    /// and must not upload, download or wait. It runs in memory of its own, or in that of `shared`: then the two must run
+    /// one after the other, and what one leaves there must be read before the other runs.
     ///
     /// # Errors
     /// The device cannot note it. `work` has run; what it was to compute is not computed.
-    fn record(&self, _work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+    fn record(&self, _shared: Option<&Recording>, _work: &mut dyn FnMut()) -> Result<Option<Recording>> {
         Ok(None)
     }
 

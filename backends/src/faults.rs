@@ -151,9 +151,9 @@ impl Backend for Faulty {
         self.inner.launch(launch)
     }
 
-    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+    fn record(&self, shared: Option<&Recording>, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
         self.alive("record")?;
-        self.inner.record(work)
+        self.inner.record(shared, work)
     }
 
     fn replay(&self, recording: &Recording) -> Result<()> {

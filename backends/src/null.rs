@@ -134,11 +134,12 @@ impl Backend for Null {
         launch.check()
     }
 
-    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+    fn record(&self, shared: Option<&Recording>, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
         if self.stands_for != DeviceKind::Cuda {
             return Ok(None);
         }
-        let Some(session) = self.recorder.begin() else { return Ok(None) };
+        let shared = shared.map(Recording::inner_shared::<Pool<Counted>>).transpose()?;
+        let Some(session) = self.recorder.begin(shared) else { return Ok(None) };
         work();
         Ok(Some(Recording::new(session.pool.clone())))
     }

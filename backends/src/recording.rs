@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! record   work runs on the calling thread; the device notes what it is asked, and computes nothing
-//!          memory that the work allocates comes from a pool that all recordings of the device share
+//!          memory that the work allocates comes from a pool, which is the recording's own or another's too
 //! replay   the device computes what it noted, with the same addresses
 //! ```
 //!
-//! Pooled memory goes back to the pool, not to the device, while a recording lives: replays come one after another, and
-//! none looks at what another left there. What shall outlive a replay is a buffer that its maker keeps.
+//! Pooled memory goes back to the pool, not to the device, while a recording lives. Recordings that share a pool run
+//! one at a time, and what one leaves there is read before another runs.
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use crate::Result;
@@ -29,9 +29,15 @@ impl Recording {
     }
 
     pub(crate) fn inner<R: 'static>(&self) -> Result<&R> {
-        self.inner.downcast_ref().ok_or(crate::Error::Foreign { what: "recording" })
+        self.inner.downcast_ref().ok_or(FOREIGN)
+    }
+
+    pub(crate) fn inner_shared<R: Send + Sync + 'static>(&self) -> Result<Arc<R>> {
+        self.inner.clone().downcast().map_err(|_| FOREIGN)
     }
 }
+
+const FOREIGN: crate::Error = crate::Error::Foreign { what: "recording" };
 
 /// Blocks of memory that recordings share, by size.
 pub(crate) struct Pool<T> {
@@ -87,47 +93,39 @@ pub(crate) struct Session<'a, T> {
 
 impl<T> Drop for Session<'_, T> {
     fn drop(&mut self) {
-        self.recorder.state().recording = None;
+        *self.recorder.recording() = None;
     }
 }
 
-/// Which thread records, and the pool of all recordings that live.
-pub(crate) struct Recorder<T> {
-    state: Mutex<State<T>>,
-}
-
-struct State<T> {
-    recording: Option<(ThreadId, Arc<Pool<T>>)>,
-    pool: Weak<Pool<T>>,
-}
+/// Which thread records, and where its memory comes from.
+pub(crate) struct Recorder<T>(Mutex<Option<(ThreadId, Arc<Pool<T>>)>>);
 
 impl<T> Default for Recorder<T> {
     fn default() -> Self {
-        Recorder { state: Mutex::new(State { recording: None, pool: Weak::new() }) }
+        Recorder(Mutex::new(None))
     }
 }
 
 impl<T> Recorder<T> {
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recording(&self) -> MutexGuard<'_, Option<(ThreadId, Arc<Pool<T>>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on this thread records. Nothing if a thread does already.
-    pub fn begin(&self) -> Option<Session<'_, T>> {
-        let mut state = self.state();
-        if state.recording.is_some() {
+    /// From here on this thread records, in that memory or in memory of its own. Nothing if a thread does already.
+    pub fn begin(&self, shared: Option<Arc<Pool<T>>>) -> Option<Session<'_, T>> {
+        let mut recording = self.recording();
+        if recording.is_some() {
             return None;
         }
-        let pool = state.pool.upgrade().unwrap_or_else(|| Arc::new(Pool { free: Mutex::default() }));
-        state.pool = Arc::downgrade(&pool);
-        state.recording = Some((std::thread::current().id(), pool.clone()));
+        let pool = shared.unwrap_or_else(|| Arc::new(Pool { free: Mutex::default() }));
+        *recording = Some((std::thread::current().id(), pool.clone()));
         Some(Session { recorder: self, pool })
     }
 
     /// Where this thread's memory comes from while it records.
     pub fn pool(&self) -> Option<Arc<Pool<T>>> {
-        let state = self.state();
-        let (thread, pool) = state.recording.as_ref()?;
+        let recording = self.recording();
+        let (thread, pool) = recording.as_ref()?;
         (*thread == std::thread::current().id()).then(|| pool.clone())
     }
 }
@@ -137,11 +135,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_lent_again_until_the_last_recording_is_gone() {
+    fn blocks_are_lent_again_to_recordings_that_share_them() {
         let recorder = Recorder::<usize>::default();
         assert!(recorder.pool().is_none());
-        let session = recorder.begin().unwrap();
-        assert!(recorder.begin().is_none());
+        let session = recorder.begin(None).unwrap();
+        assert!(recorder.begin(None).is_none());
         let block = |bytes| recorder.pool().unwrap().lend(bytes, || Ok(bytes)).unwrap();
         let (large, small) = (block(100), block(10));
         drop((large, small));
@@ -155,8 +153,9 @@ mod tests {
         let pool = session.pool.clone();
         drop((session, a, b));
         assert!(recorder.pool().is_none());
-        assert!(Arc::ptr_eq(&recorder.begin().unwrap().pool, &pool));
-        drop(pool);
-        assert_eq!(recorder.begin().unwrap().pool.lend(5, || Ok(5)).unwrap().block(), &5);
+        let shared = recorder.begin(Some(pool)).unwrap();
+        assert_eq!(shared.pool.lend(50, || Ok(50)).unwrap().block(), &100);
+        drop(shared);
+        assert_eq!(recorder.begin(None).unwrap().pool.lend(5, || Ok(5)).unwrap().block(), &5);
     }
 }

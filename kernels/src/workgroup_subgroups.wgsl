@@ -16,7 +16,9 @@ struct Thread {
 // One of each subgroup; there may be as many as threads.
 var<workgroup> shared_values: array<f32, 256>;
 
+// The first barrier also brings lanes together that left loops at different times.
 fn workgroup_sum(x: f32, thread: Thread, lanes: u32) -> f32 {
+    workgroupBarrier();
     share_by_subgroup(subgroupAdd(x), thread);
     var sum = 0.0;
     for (var i = 0u; i < thread.subgroups; i += 1u) {
@@ -26,6 +28,7 @@ fn workgroup_sum(x: f32, thread: Thread, lanes: u32) -> f32 {
 }
 
 fn workgroup_max(x: f32, thread: Thread, lanes: u32) -> f32 {
+    workgroupBarrier();
     share_by_subgroup(subgroupMax(x), thread);
     var largest = shared_values[0];
     for (var i = 1u; i < thread.subgroups; i += 1u) {
@@ -35,7 +38,6 @@ fn workgroup_max(x: f32, thread: Thread, lanes: u32) -> f32 {
 }
 
 fn share_by_subgroup(part: f32, thread: Thread) {
-    workgroupBarrier();
     if thread.within == 0u {
         shared_values[thread.subgroup] = part;
     }

@@ -153,7 +153,12 @@ impl Device {
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
             let destroyed = result::graph::destroy(graph);
             let executable = executable?;
-            destroyed.and_then(|()| result::graph::upload(executable, self.stream))?;
+            // Without it the first run does the same.
+            let _later = result::graph::upload(executable, self.stream);
+            if let Err(error) = destroyed {
+                let _lost = result::graph::exec_destroy(executable);
+                return Err(error);
+            }
             Ok(executable)
         }
     }

@@ -19,7 +19,7 @@ mod shipped;
 mod storage;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use motley_kernels::{Access, Dtype, Grid, TensorFunction, Workers};
 
@@ -56,14 +56,38 @@ pub(crate) struct Cuda {
 
 /// What the driver noted, with the memory that it runs in.
 struct Noted {
-    number: u64,
+    /// Run by one thread at a time.
+    number: Mutex<u64>,
     memory: Arc<Memory>,
-    _pool: Arc<Pool<Block>>,
+    pool: Arc<Pool<Block>>,
 }
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        self.memory.driver.forget(self.number);
+        self.memory.driver.forget(*self.number.get_mut().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A recording of the driver that has begun. It ends in any case: what the work asks after a panic is computed.
+struct Begun<'a> {
+    driver: &'a dyn Driver,
+    has_ended: bool,
+}
+
+impl Begun<'_> {
+    fn end(mut self) -> Result<u64> {
+        self.has_ended = true;
+        self.driver.end_recording()
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended
+            && let Ok(number) = self.driver.end_recording()
+        {
+            self.driver.forget(number);
+        }
     }
 }
 
@@ -97,12 +121,12 @@ impl Cuda {
         Ok(Cuda { info, memory, workers, map })
     }
 
-    fn noted(&self, recording: &Recording) -> Result<u64> {
+    fn noted<'a>(&self, recording: &'a Recording) -> Result<&'a Noted> {
         let noted = recording.inner::<Noted>()?;
         if !Arc::ptr_eq(&noted.memory, &self.memory) {
             return Err(Error::Foreign { what: "recording" });
         }
-        Ok(noted.number)
+        Ok(noted)
     }
 
     /// # Errors
@@ -261,17 +285,21 @@ impl Backend for Cuda {
         })
     }
 
-    fn record(&self, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
-        let Some(session) = self.memory.recorder.begin() else { return Ok(None) };
+    fn record(&self, shared: Option<&Recording>, work: &mut dyn FnMut()) -> Result<Option<Recording>> {
+        let shared = shared.map(|recording| self.noted(recording)).transpose()?;
+        let pool = shared.map(|noted| noted.pool.clone());
+        let Some(session) = self.memory.recorder.begin(pool) else { return Ok(None) };
         self.driver().begin_recording()?;
+        let begun = Begun { driver: self.driver(), has_ended: false };
         work();
-        let number = self.driver().end_recording()?;
+        let number = Mutex::new(begun.end()?);
         let (memory, pool) = (self.memory.clone(), session.pool.clone());
-        Ok(Some(Recording::new(Arc::new(Noted { number, memory, _pool: pool }))))
+        Ok(Some(Recording::new(Arc::new(Noted { number, memory, pool }))))
     }
 
     fn replay(&self, recording: &Recording) -> Result<()> {
-        self.driver().replay(self.noted(recording)?)
+        let number = self.noted(recording)?.number.lock().unwrap_or_else(PoisonError::into_inner);
+        self.driver().replay(*number)
     }
 
     fn synchronize(&self) -> Result<()> {

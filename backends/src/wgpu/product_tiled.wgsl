@@ -8,8 +8,8 @@ const DEPTH: u32 = 8u;
 // Threads along a side.
 const SIDE: u32 = size / 8u;
 const THREADS: u32 = SIDE * SIDE;
-// Values that a thread brings of each factor.
-const BROUGHT: u32 = size * DEPTH / THREADS;
+// Vectors that a thread brings of each factor, each whole: a device may write the rest of a vector with an element.
+const BROUGHT: u32 = size * DEPTH / 4u / THREADS;
 // Vectors from one step of the depth to the next in a tile: one more than a row has, so that threads that bring values
 // of one row write to different banks.
 const STEP: u32 = size / 4u + 1u;
@@ -18,7 +18,8 @@ const STEP: u32 = size / 4u + 1u;
 var<workgroup> left_tile: array<vec4<f32>, DEPTH * STEP>;
 var<workgroup> right_tile: array<vec4<Kept>, DEPTH * STEP>;
 
-// What a thread brings: steps of the depth and places in the row of a tile, the first and from one to the next.
+// What a thread brings, four places of a step at a time: steps of the depth and places in the row of a tile, the first
+// and from one vector to the next.
 struct Share {
     step: u32,
     place: u32,
@@ -29,9 +30,49 @@ struct Share {
 // Whichever way lies together in the buffer.
 fn share_of(thread: u32, along_depth: bool) -> Share {
     if along_depth {
-        return Share(thread % DEPTH, thread / DEPTH, 0u, THREADS / DEPTH);
+        return Share(thread % DEPTH, thread / DEPTH * 4u, 0u, THREADS / DEPTH * 4u);
     }
-    return Share(thread / size, thread % size, THREADS / size, 0u);
+    return Share(thread / (size / 4u), thread % (size / 4u) * 4u, THREADS / (size / 4u), 0u);
+}
+
+// Four elements, the first at `first`; of those, `count` at most are there, and the rest is 0, which adds nothing.
+fn left_vector(first: u32, count: u32) -> vec4<f32> {
+    var vector = vec4<f32>();
+    if count > 0u {
+        vector.x = left[first];
+    }
+    if count > 1u {
+        vector.y = left[first + args.left_row];
+    }
+    if count > 2u {
+        vector.z = left[first + 2u * args.left_row];
+    }
+    if count > 3u {
+        vector.w = left[first + 3u * args.left_row];
+    }
+    return vector;
+}
+
+fn right_vector(first: u32, count: u32) -> vec4<Kept> {
+    var vector = vec4<Kept>();
+    if count > 0u {
+        vector.x = right_at(first);
+    }
+    if count > 1u {
+        vector.y = right_at(first + args.right_column);
+    }
+    if count > 2u {
+        vector.z = right_at(first + 2u * args.right_column);
+    }
+    if count > 3u {
+        vector.w = right_at(first + 3u * args.right_column);
+    }
+    return vector;
+}
+
+// How many of the places from `place` on, of step `step`, are inside.
+fn inside(step: u32, place: u32, places: u32) -> u32 {
+    return select(0u, places - place, step < args.depth && place < places);
 }
 
 @compute @workgroup_size(THREADS)
@@ -59,19 +100,14 @@ fn product_tiled(
     for (var first = 0u; first < args.depth; first += DEPTH) {
         workgroupBarrier();
         for (var i = 0u; i < BROUGHT; i += 1u) {
-            // What lies outside is 0, which adds nothing.
-            var value = 0.0;
-            if first + l.step + i * l.steps < args.depth && tile.y + l.place + i * l.places < args.rows {
-                value = left[left_first + i * left_next];
-            }
-            let to = l.place + i * l.places;
-            left_tile[(l.step + i * l.steps) * STEP + to / 4u][to % 4u] = value;
-            var kept = Kept();
-            if first + r.step + i * r.steps < args.depth && tile.z + r.place + i * r.places < args.columns {
-                kept = right_at(right_first + i * right_next);
-            }
-            let there = r.place + i * r.places;
-            right_tile[(r.step + i * r.steps) * STEP + there / 4u][there % 4u] = kept;
+            let left_step = l.step + i * l.steps;
+            let left_place = l.place + i * l.places;
+            let rows = inside(first + left_step, tile.y + left_place, args.rows);
+            left_tile[left_step * STEP + left_place / 4u] = left_vector(left_first + i * left_next, rows);
+            let right_step = r.step + i * r.steps;
+            let right_place = r.place + i * r.places;
+            let columns = inside(first + right_step, tile.z + right_place, args.columns);
+            right_tile[right_step * STEP + right_place / 4u] = right_vector(right_first + i * right_next, columns);
         }
         left_first += DEPTH * args.left_column;
         right_first += DEPTH * args.right_row;

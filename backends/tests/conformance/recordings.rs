@@ -72,9 +72,10 @@ fn activation(device: &Device<'_>) -> Buffer {
     device.backend.allocate(bytes, Category::Activations).expect("memory of a case")
 }
 
-fn record(device: &Device<'_>, work: &Work) -> Option<Recording> {
+fn record(device: &Device<'_>, work: &Work, shared: Option<&Recording>) -> Option<Recording> {
     let mut asked = Ok(());
-    let recording = device.backend.record(&mut || asked = work.ask(device)).expect("work that can be noted");
+    let recording =
+        device.backend.record(shared, &mut || asked = work.ask(device)).expect("work that can be noted");
     asked.expect("calls that were sound before");
     recording
 }
@@ -88,9 +89,9 @@ pub fn cases(device: &mut Device<'_>) {
     let wanted: Vec<[Vec<u8>; 2]> =
         works.iter().map(|work| xs.each_ref().map(|x| work.of(device, x, || work.ask(device)))).collect();
     let before = device.backend.memory().live;
-    let Some(first) = record(device, &works[0]) else { return };
+    let Some(first) = record(device, &works[0], None) else { return };
     let one = device.backend.memory().live - before;
-    let Some(second) = record(device, &works[1]) else { return };
+    let Some(second) = record(device, &works[1], Some(&first)) else { return };
     let two = device.backend.memory().live - before;
     if !(one > 0 && two < 2 * one + WIDTH as u64 * WIDTH as u64 * 4) {
         device.complain("recording", &format!("two recordings hold {two} bytes, one of them {one}"));
@@ -125,7 +126,7 @@ pub fn cases(device: &mut Device<'_>) {
 fn refuses_what_happens_once(device: &mut Device<'_>) {
     let buffer = activation(device);
     let mut told = Vec::new();
-    let recording = device.backend.record(&mut || {
+    let recording = device.backend.record(None, &mut || {
         let mut bytes = [0; 4];
         told.push(device.backend.upload(&bytes, buffer.all()));
         told.push(device.backend.download(buffer.all(), &mut bytes));

@@ -18,7 +18,8 @@ use crate::{PackedBatch, Result, TokenizedText};
 /// Tokens of a recorded pass; one text more than the sixteenth part of them.
 const SIZES: [usize; 6] = [512, 256, 128, 64, 32, 16];
 
-/// Recorded passes, the largest first. All work in the same memory, so one runs at a time.
+/// Recorded passes, the largest first. All work in the same memory: the lock is held from what goes in until what comes
+/// out was read.
 pub(super) struct Buckets(Mutex<Vec<Bucket>>);
 
 struct Bucket {
@@ -71,7 +72,7 @@ impl Encoder {
         self.buckets = None;
         let mut buckets = Vec::new();
         for tokens in SIZES.into_iter().filter(|tokens| *tokens <= self.max_positions()) {
-            match self.record(Size::of(tokens))? {
+            match self.record(Size::of(tokens), buckets.first())? {
                 Some(bucket) => buckets.push(bucket),
                 None => return Ok(0),
             }
@@ -81,7 +82,8 @@ impl Encoder {
         Ok(count)
     }
 
-    fn record(&self, size: Size) -> Result<Option<Bucket>> {
+    /// In the memory of `first`, if there is one.
+    fn record(&self, size: Size, first: Option<&Bucket>) -> Result<Option<Bucket>> {
         let mut packed = PackedBatch::new(&self.config, &[], &[])?;
         size.fill(&mut packed, self.config.position_first as u32);
         // Everything is compiled after a pass, and its algorithms are chosen.
@@ -89,7 +91,8 @@ impl Encoder {
         self.device.in_pool(|| {
             let batch = DeviceBatch::upload(&self.device, &packed)?;
             let mut computed = None;
-            let recording = self.device.backend.record(&mut || {
+            let shared = first.map(|bucket| &bucket.recording);
+            let recording = self.device.backend.record(shared, &mut || {
                 let mut pass = Pass { encoder: self, batch: &batch, draws: None, tape: None };
                 computed = Some(pass.run(false));
             })?;
