@@ -17,6 +17,7 @@ pub(crate) struct Null {
     ledger: Arc<Ledger>,
     recorder: Recorder<Counted>,
     stands_for: DeviceKind,
+    binding_limit: Option<u64>,
 }
 
 struct NullWeight {
@@ -51,7 +52,8 @@ impl Null {
             numerics_class: "none".to_owned(),
         };
         let stands_for = request.stands_for.unwrap_or(DeviceKind::Cpu);
-        Null { info, ledger, recorder: Recorder::default(), stands_for }
+        let binding_limit = request.binding_limit;
+        Null { info, ledger, recorder: Recorder::default(), stands_for, binding_limit }
     }
 
     /// Bytes of a buffer; where a recording is made, of those that recordings share.
@@ -70,6 +72,10 @@ impl Null {
 impl Backend for Null {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn binding_limit(&self) -> Option<u64> {
+        self.binding_limit
     }
 
     fn allocate(&self, bytes: usize, category: Category) -> Result<Buffer> {

@@ -21,6 +21,8 @@ pub struct DeviceRequest {
     pub precision: Precision,
     /// For `null`: whose memory it counts; the cpu's if absent.
     pub stands_for: Option<DeviceKind>,
+    /// For `null`: what a launch takes of a buffer where that device is.
+    pub binding_limit: Option<u64>,
 }
 
 /// What activations are kept in; sums are taken in f32 whatever it is.

@@ -74,6 +74,8 @@ impl PlannedModel {
 pub struct PlannedDevice {
     pub kind: DeviceKind,
     pub precision: Precision,
+    /// [`Backend::binding_limit`](motley_backends::Backend::binding_limit), where the device is open.
+    pub binding_limit: Option<u64>,
 }
 
 /// What shall be run.
@@ -108,6 +110,11 @@ impl PassShape {
     /// The largest in each size.
     pub fn max(self, other: PassShape) -> PassShape {
         PassShape { texts: self.texts.max(other.texts), tokens: self.tokens.max(other.tokens) }
+    }
+
+    /// As it is cut where a device binds so many tokens at once.
+    fn within(self, tokens: usize) -> PassShape {
+        PassShape { texts: self.texts.min(tokens), tokens: self.tokens.min(tokens) }
     }
 
     /// Texts of these sizes, as even as can be.
@@ -156,6 +163,7 @@ pub fn plan_memory(model: &PlannedModel, request: &PlanRequest) -> Result<Memory
         backend: "null".to_owned(),
         precision: request.device.precision,
         stands_for: Some(request.device.kind),
+        binding_limit: request.device.binding_limit,
         ..DeviceRequest::default()
     })?;
     let mut encoder = Encoder::blank(backend.clone(), model, &request.options)?;
@@ -181,7 +189,7 @@ pub fn plan_memory(model: &PlannedModel, request: &PlanRequest) -> Result<Memory
 }
 
 fn embed(encoder: &Encoder, pass: PassShape) -> Result<()> {
-    let texts = pass.to_texts(encoder.max_positions());
+    let texts = pass.within(encoder.bound_tokens()).to_texts(encoder.max_positions());
     if !texts.is_empty() {
         let texts: Vec<&TokenizedText> = texts.iter().collect();
         encoder.embed_pass(&PackedBatch::new(encoder.config(), &texts, &[])?)?;
@@ -191,7 +199,9 @@ fn embed(encoder: &Encoder, pass: PassShape) -> Result<()> {
 
 /// One step, as [`Trainer::accumulate`] and [`Trainer::apply`] do it.
 fn run_step(trainer: &mut Trainer, step: StepShape, longest: usize) -> Result<()> {
-    let texts = step.chunk.to_texts(longest);
+    let chunk = step.chunk.within(trainer.encoder().bound_tokens());
+    let step = StepShape { keeps_tape: step.keeps_tape && chunk == step.chunk, ..step };
+    let texts = chunk.to_texts(longest);
     let count = texts.len();
     let row = |(sample, text)| TrainRow { sample, texts: vec![text], label: None };
     let rows: Vec<TrainRow> = (0..).zip(texts).map(row).collect();

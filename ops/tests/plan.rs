@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use motley_backends::faults::{Fault, Faulty};
 use motley_backends::{Backend, DeviceKind, DeviceRequest, Precision, SourceDtype, open};
 use motley_ops::{
     Adapter, Encoder, Error, LoadOptions, LoraConfig, LossConfig, ModelConfig, ModelDropout, ModelFiles,
@@ -17,7 +18,8 @@ use motley_ops::{
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-const ON: PlannedDevice = PlannedDevice { kind: DeviceKind::Cpu, precision: Precision::F32 };
+const ON: PlannedDevice =
+    PlannedDevice { kind: DeviceKind::Cpu, precision: Precision::F32, binding_limit: None };
 
 const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 256, "vocab_size": 500, "max_position_embeddings": 512}"#;
@@ -86,10 +88,17 @@ fn weights_in(dtype: impl Fn(&str) -> Dtype) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
+fn cpu() -> Arc<dyn Backend> {
+    let request = DeviceRequest { backend: "cpu".to_owned(), threads: Some(2), ..DeviceRequest::default() };
+    open(&request).unwrap()
+}
+
 /// The small model from its files, or any decoder of random weights.
 fn load(config: &str, options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
-    let request = DeviceRequest { backend: "cpu".to_owned(), threads: Some(2), ..DeviceRequest::default() };
-    let backend = open(&request).unwrap();
+    load_on(cpu(), config, options)
+}
+
+fn load_on(backend: Arc<dyn Backend>, config: &str, options: &LoadOptions) -> (Arc<dyn Backend>, Encoder) {
     if config != CONFIG {
         let config = ModelConfig::parse(config).unwrap();
         let encoder = Encoder::random(backend.clone(), &config, options, 1).unwrap();
@@ -131,14 +140,17 @@ struct Training<'a> {
     /// Lengths of each row's texts, batch after batch.
     batches: &'a [&'a [&'a [usize]]],
     validation: &'a [usize],
+    binding_limit: Option<u64>,
 }
 
 /// Returns the planned peak.
 #[track_caller]
 fn check(training: &Training<'_>) -> u64 {
-    let Training { config: model, checkpoint_layers, options, loss, token_budget, batches, validation } =
-        training;
-    let (backend, encoder) = load(model, options);
+    let Training { config: model, checkpoint_layers, options, loss, token_budget, .. } = training;
+    let Training { batches, validation, binding_limit, .. } = training;
+    let limited =
+        |bytes: u64| -> Arc<dyn Backend> { Faulty::new(cpu(), "small", Fault::SmallBindings { bytes }) };
+    let (backend, encoder) = load_on(binding_limit.map_or_else(cpu, limited), model, options);
     let adapter = Adapter::new(&encoder, &LORA, 1).unwrap();
     let config = TrainerConfig {
         loss: *loss,
@@ -164,7 +176,7 @@ fn check(training: &Training<'_>) -> u64 {
         step = step.max(StepShape::of(batch.len(), &batch.concat(), *token_budget));
     }
     let request = PlanRequest {
-        device: ON,
+        device: PlannedDevice { binding_limit: *binding_limit, ..ON },
         options: *options,
         adapter: Some(LORA),
         recorded: false,
@@ -198,9 +210,38 @@ fn a_training_holds_what_was_planned() {
             (COSENT, 64, &[even][..], &[512, 512, 512][..]),
         ] {
             let (config, checkpoint_layers) = (CONFIG, false);
-            check(&Training { config, checkpoint_layers, options, loss, token_budget, batches, validation });
+            check(&Training {
+                config,
+                checkpoint_layers,
+                options,
+                loss,
+                token_budget,
+                batches,
+                validation,
+                binding_limit: None,
+            });
         }
     }
+}
+
+#[test]
+fn on_a_device_that_binds_little_a_training_holds_what_was_planned_for_it() {
+    let options = LoadOptions { normalize: Some(true), ..LoadOptions::default() };
+    // 256 tokens of the widest activations.
+    let [cut, whole] = [Some(256 << 10), None].map(|binding_limit| {
+        let even: &[&[usize]] = &[&[40, 40][..]; 8];
+        check(&Training {
+            config: CONFIG,
+            checkpoint_layers: false,
+            options,
+            loss: COSENT,
+            token_budget: 16384,
+            batches: &[even],
+            validation: &[200; 4],
+            binding_limit,
+        })
+    });
+    assert!(cut * 3 < whole * 2, "{cut} {whole}");
 }
 
 #[test]
@@ -221,6 +262,7 @@ fn a_training_of_a_decoder_holds_what_was_planned_and_less_if_layers_run_again()
                 token_budget,
                 batches,
                 validation: &[300, 20],
+                binding_limit: None,
             })
         });
         // Of six layers one is kept whole.
@@ -284,7 +326,11 @@ fn weights_of_16_bits_are_planned_as_the_device_keeps_them() {
             let encoder = Encoder::load(device.clone(), &files, &options).unwrap();
             let mut request = PlanRequest {
                 recorded: false,
-                device: PlannedDevice { kind, precision: Precision::F32 },
+                device: PlannedDevice {
+                    kind,
+                    precision: Precision::F32,
+                    binding_limit: device.binding_limit(),
+                },
                 options,
                 adapter: None,
                 embedding: PassShape::default(),

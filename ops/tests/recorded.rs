@@ -67,7 +67,11 @@ fn recorded_passes_give_the_same_vectors_and_hold_what_was_planned() {
             }
             let planned = |recorded| {
                 let request = PlanRequest {
-                    device: PlannedDevice { kind: DeviceKind::Cuda, precision: Precision::F32 },
+                    device: PlannedDevice {
+                        kind: DeviceKind::Cuda,
+                        precision: Precision::F32,
+                        binding_limit: None,
+                    },
                     options: options(quantization),
                     adapter: Some(lora()),
                     recorded,

@@ -69,8 +69,11 @@ pub fn plan_memory(
 ) -> Result<Bytes, WorkloadError> {
     let model = planned(model)?;
     let positions = model.config.max_positions();
-    let on =
-        PlannedDevice { kind: device_kind(on), precision: likely_precision(document.model().precision, on) };
+    let on = PlannedDevice {
+        kind: device_kind(on),
+        precision: likely_precision(document.model().precision, on),
+        binding_limit: None,
+    };
     let longest = document.model().max_length.map_or(positions, |length| length as usize);
     let longest = longest.clamp(1, positions);
     let any = PassShape::bound_of_embedding(on.kind, usize::MAX, longest, usize::MAX);
@@ -248,7 +251,7 @@ impl Planned {
 /// The device that is open, for a plan.
 pub(crate) fn planned_on(backend: &dyn Backend) -> PlannedDevice {
     let info = backend.info();
-    PlannedDevice { kind: info.kind, precision: info.precision }
+    PlannedDevice { kind: info.kind, precision: info.precision, binding_limit: backend.binding_limit() }
 }
 
 fn options(quantization: Option<Quantization>, dropout_from_config: bool) -> LoadOptions {
