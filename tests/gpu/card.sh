@@ -52,7 +52,7 @@ step "kernels"
 within 40 "$ctl" bench kernels --backend cuda --shape bge-base --length 512 --texts 32
 
 step "a few rows of a 7B shape: NF4 decoded in the product up to 32 rows, before it above"
-for rows in 8 32 33 64; do
+for rows in 16 40; do
     within 40 "$ctl" bench kernels --backend cuda --shape mistral-7b --length $rows --texts 1 | grep "product "
 done
 
