@@ -9,8 +9,14 @@ use wgpu::{BufferUsages, DeviceType, ErrorFilter, Features, PollType};
 use super::adapter;
 use crate::{Error, Result};
 
-/// What sources use where an adapter offers it.
-const WANTED: Features = Features::SUBGROUP.union(Features::SHADER_F16);
+/// What sources use where an adapter offers it. Subgroups not on DX12: their numbers are made up there, by the
+/// unspecified assumption that lanes follow one another as threads do.
+fn wanted(backend: wgpu::Backend) -> Features {
+    match backend {
+        wgpu::Backend::Dx12 => Features::SHADER_F16,
+        _ => Features::SUBGROUP.union(Features::SHADER_F16),
+    }
+}
 
 pub(super) struct Gpu {
     pub device: wgpu::Device,
@@ -49,7 +55,7 @@ impl Gpu {
     pub fn open(index: usize) -> Result<Self> {
         let adapter = adapter::find(index)?;
         let (info, limits) = (adapter.get_info(), adapter.limits());
-        let required_features = adapter.features() & WANTED;
+        let required_features = adapter.features() & wanted(info.backend);
         let descriptor = wgpu::DeviceDescriptor {
             required_features,
             required_limits: limits.clone(),
