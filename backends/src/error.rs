@@ -27,6 +27,12 @@ pub enum Error {
     )]
     BindingTooLarge { device: String, what: &'static str, bytes: u64, limit: u64 },
 
+    #[error(
+        "{what} would take {rounds} rounds of loops on {device}, which computes on the processor and ends them at {most}\n\
+         hint: take shorter texts or smaller batches, or another device: the cpu is faster than this one"
+    )]
+    TooManyRounds { device: String, what: &'static str, rounds: u64, most: u64 },
+
     #[error("unknown backend {name}\nhint: backends are cuda, wgpu, cpu and null")]
     UnknownBackend { name: String },
 

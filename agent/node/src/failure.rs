@@ -179,6 +179,7 @@ fn device_reason(error: &motley_backends::Error) -> FailureReason {
         Error::UnknownBackend { .. }
         | Error::NonFinite { .. }
         | Error::Precision { .. }
+        | Error::TooManyRounds { .. }
         | Error::Unavailable { .. } => FailureReason::UserError,
         Error::BindingTooLarge { .. } => FailureReason::OomGpu,
         Error::DeviceFailed { .. } => FailureReason::DeviceFault,

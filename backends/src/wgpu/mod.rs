@@ -5,7 +5,7 @@
 //! storage   memory                   recorder  commands, gathered into submissions
 //! pipeline  compiled entries         operand   from views to bindings
 //! weight    frozen matrices          product   what is multiplied
-//! right     how a factor is stored
+//! right     how a factor is stored        steps     what software devices would cut short
 //! ```
 
 mod adapter;
@@ -15,6 +15,7 @@ mod pipeline;
 mod product;
 mod recorder;
 mod right;
+mod steps;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -116,6 +117,15 @@ impl Wgpu {
         Ok(self.nf4_tables.get_or_init(|| made))
     }
 
+    /// # Errors
+    /// This device would cut the loops short, and say nothing.
+    fn check_rounds(&self, what: &'static str, rounds: u64) -> Result<()> {
+        if rounds <= steps::MOST || !self.gpu.is_software {
+            return Ok(());
+        }
+        Err(Error::TooManyRounds { device: self.gpu.name.clone(), what, rounds, most: steps::MOST })
+    }
+
     /// How much of a buffer one binding holds, in whole vectors.
     fn binding_bytes(&self) -> u64 {
         let limits = &self.gpu.limits;
@@ -187,6 +197,7 @@ impl Backend for Wgpu {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         launch.check()?;
         let entry = launch.entry;
+        self.check_rounds(entry.name, steps::of_entry(entry, launch.arguments))?;
         let operands: Vec<_> = std::iter::zip(launch.buffers, entry.bindings)
             .map(|(view, binding)| Operand {
                 view: *view,

@@ -236,6 +236,7 @@ fn run<'a>(wgpu: &Wgpu, args: Args, factors: Factors<'a>) -> Result<()> {
     if args.rows == 0 || args.columns == 0 {
         return Ok(());
     }
+    wgpu.check_rounds(WHAT, u64::from(args.depth))?;
     let nothing = factors.output.buffer.part(0, 0);
     let Right { format, view: right, scales, scale_offset } = factors.right;
     let views = [Some(factors.left), right, factors.bias, Some(factors.output)];

@@ -2,6 +2,7 @@
 //! memory, and failures that become errors. That kernels are right, the conformance suite shows.
 
 mod quantized;
+mod software;
 
 use motley_kernels::{attention, elementwise, gelu, normalize};
 
