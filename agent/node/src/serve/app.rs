@@ -4,7 +4,7 @@
 //! drains or loads, checks its key, and measures it. `/health`, `/ready` and `/metrics` are open to all.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -27,6 +27,7 @@ use super::keys::Keys;
 use super::metrics::{CONTENT_TYPE, Metrics};
 use super::server::Patience;
 use crate::text::TextTokenizer;
+use crate::workload::WorkloadError;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -70,6 +71,21 @@ pub(crate) struct ServedModel {
     pub(crate) revision: String,
     /// The base model's source, where an adapter is served.
     pub(crate) parent: Option<String>,
+    pub(crate) loss: Loss,
+}
+
+/// Why the device can compute no more, once it cannot.
+pub(crate) type Loss = Arc<Mutex<Option<WorkloadError>>>;
+
+impl ServedModel {
+    /// False once the compute thread has ended by itself or hangs, or the device is lost.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.engine.is_alive() && self.loss.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    pub(crate) fn take_loss(&self) -> Option<WorkloadError> {
+        self.loss.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Ids that no other server gives: a per-process secret and a counter, hashed.
@@ -124,11 +140,11 @@ impl App {
     /// Loaded, warm, not ending, and with room in the queue.
     pub(crate) fn is_ready(&self) -> bool {
         !self.is_draining()
-            && self.model.get().is_some_and(|model| model.engine.is_alive() && model.engine.has_room())
+            && self.model.get().is_some_and(|model| model.is_alive() && model.engine.has_room())
     }
 
     fn is_healthy(&self) -> bool {
-        self.model.get().is_none_or(|model| model.engine.is_alive())
+        self.model.get().is_none_or(ServedModel::is_alive)
     }
 }
 

@@ -29,17 +29,19 @@ mod server;
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use motley_ops::PassShape;
 use motley_scheduler_core::document::Serve;
+use motley_scheduler_core::failure::FailureReason;
 use motley_scheduler_core::unit::Span;
 use motley_scheduler_core::wire::agent::Progress;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::failure::workload_reason;
 use crate::runner::files::write_json;
 use crate::runner::{Context, StopFlag};
 use crate::workload::evaluate::input_path;
@@ -48,7 +50,7 @@ use crate::workload::model::TextModel;
 use crate::workload::plan::Planned;
 use crate::workload::{DiskError, WorkloadError};
 use api::RequestLimits;
-use app::{App, ServedModel};
+use app::{App, Loss, ServedModel};
 use engine::{Compute, Engine, EngineLimits};
 use keys::Keys;
 use metrics::Metrics;
@@ -131,6 +133,9 @@ pub(crate) fn run(context: &Context, serve: &Serve) -> Result<(), WorkloadError>
     let ended = runtime.block_on(server);
     runtime.shutdown_background();
     loaded?;
+    if let Some(lost) = app.model.get().and_then(ServedModel::take_loss) {
+        return Err(lost);
+    }
     report(context, serve, ended.map_err(|_| ServeError::ComputeThread)??)
 }
 
@@ -194,10 +199,12 @@ fn load(job: &Job<'_>, serve: &Serve, metrics: &Arc<Metrics>) -> Result<ServedMo
     if let Some(files) = &adapter {
         revision = format!("{revision}+{}", files.sha256);
     }
+    let loss = Loss::default();
     Ok(ServedModel {
         tokenizer: Arc::clone(&open.tokenizer),
         hidden: model.hidden(),
-        engine: Engine::start(compute(model, planned), limits, Arc::clone(metrics)),
+        engine: Engine::start(compute(model, planned, Loss::clone(&loss)), limits, Arc::clone(metrics)),
+        loss,
         prompt,
         revision,
         parent: adapter.map(|_| open.source.clone()),
@@ -216,25 +223,37 @@ fn record_passes(job: &Job<'_>, model: &mut TextModel) {
     }
 }
 
-fn compute(model: TextModel, planned: Planned) -> Compute {
+/// A request is answered with what went wrong in it; a device that failed will do so again, and ends the server.
+fn compute(model: TextModel, planned: Planned, loss: Loss) -> Compute {
     Box::new(move |texts| {
-        let vectors = model.encoder.embed_unchecked(texts);
-        vectors.map_err(|error| planned.explain(error.into(), &*model.backend).to_string())
+        model.encoder.embed_unchecked(texts).map_err(|error| {
+            let error = planned.explain(error.into(), &*model.backend);
+            let message = error.to_string();
+            if workload_reason(&error) == FailureReason::DeviceFault {
+                loss.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+            message
+        })
     })
 }
 
-/// Loads the model of a serve job on a device of the caller's and has it answer one text.
+/// Loads the model of a serve job on a device of the caller's and has it answer one text; with why the server would end
+/// then, if it would.
 #[cfg(test)]
 pub(crate) fn answer_on_device(
     context: &Context,
     serve: &Serve,
     backend: Arc<dyn motley_backends::Backend>,
     text: &str,
-) -> Result<engine::Answer, WorkloadError> {
+) -> Result<(engine::Answer, Option<WorkloadError>), WorkloadError> {
     let model = load(&Job::on(context, backend, None), serve, &Arc::new(Metrics::new("tested")))?;
     let texts = model.tokenizer.encode_all(&[text], &model.prompt)?.into_iter().map(|encoded| encoded.text);
     let answer = model.engine.submit(texts.collect()).expect("nothing waits before it");
-    Ok(answer.blocking_recv().expect("the engine answers all that it took"))
+    let answer = answer.blocking_recv().expect("the engine answers all that it took");
+    let is_alive = model.is_alive();
+    let loss = model.take_loss();
+    assert_eq!(is_alive, loss.is_none());
+    Ok((answer, loss))
 }
 
 /// Over when the job is to stop, or could not start.

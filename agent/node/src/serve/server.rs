@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ServeError;
-use super::app::{App, router};
+use super::app::{App, ServedModel, router};
 use super::connection::{self, connection};
 
 /// How often a draining or running server looks at itself.
@@ -166,7 +166,7 @@ async fn accept(
 }
 
 async fn engine_death(app: &App) {
-    while app.model.get().is_none_or(|model| model.engine.is_alive()) {
+    while app.model.get().is_none_or(ServedModel::is_alive) {
         sleep(LOOK * 10).await;
     }
 }

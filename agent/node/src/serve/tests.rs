@@ -14,7 +14,7 @@ use motley_scheduler_core::document::Truncate;
 use serde_json::{Value, json};
 
 use super::api::RequestLimits;
-use super::app::{App, ServedModel};
+use super::app::{App, Loss, ServedModel};
 use super::engine::{Compute, Engine, EngineLimits};
 use super::keys::Keys;
 use super::server::{bind, bind_first, serve};
@@ -108,6 +108,7 @@ impl Server {
                 prompt: String::new(),
                 revision: "abc".into(),
                 parent: Some("base".into()),
+                loss: Loss::default(),
             };
             app.model.set(model).unwrap();
         }

@@ -67,7 +67,10 @@ fn a_server_does_not_start_or_answers_with_the_figures() {
         let attempt = Attempt::new(text, &[("model.source", &model)]);
         let Workload::Serve(serve) = &attempt.context.document.workload else { panic!("serves") };
         match answer_on_device(&attempt.context, serve, device, "a text") {
-            Ok(answer) => answer.map_err(|message| (message, None)),
+            Ok((answer, loss)) => {
+                assert!(loss.is_none(), "other texts may fit");
+                answer.map_err(|message| (message, None))
+            }
             Err(error) => Err((error.to_string(), Some(error))),
         }
     });
@@ -76,6 +79,22 @@ fn a_server_does_not_start_or_answers_with_the_figures() {
         assert_explained(&message);
         error.iter().for_each(assert_reasoned);
     }
+}
+
+#[test]
+fn a_server_whose_device_is_lost_answers_with_it_and_ends() {
+    let Some(model) = model_folder() else { return };
+    let text = "version = 1\nkind = \"serve\"\nname = \"v\"\n[model]\nsource = \"file:model\"\n";
+    let answer = |device: Arc<Faulty>| {
+        let attempt = Attempt::new(text, &[("model.source", &model)]);
+        let Workload::Serve(serve) = &attempt.context.document.workload else { panic!("serves") };
+        answer_on_device(&attempt.context, serve, device, "a text").unwrap()
+    };
+    let whole = Faulty::new(cpu(), "cuda:0", Fault::Lost { launch: u64::MAX });
+    assert!(matches!(answer(whole.clone()), (Ok(_), None)));
+    let (told, loss) = answer(Faulty::new(cpu(), "cuda:0", Fault::Lost { launch: whole.launches() - 2 }));
+    assert!(told.unwrap_err().contains("the device is lost"));
+    assert_eq!(workload_reason(&loss.unwrap()), FailureReason::DeviceFault);
 }
 
 #[test]
