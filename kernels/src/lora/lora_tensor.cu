@@ -61,6 +61,31 @@ __device__ __forceinline__ u32 rest(u32 first, u32 all) {
 }
 
 #define WARPS 8u
+
+// Sums of 16·Groups rows and 8·Columns columns of all warps of a block, into `total`: one warp after the other, so that
+// the bits are the same in every run.
+template <u32 Groups, u32 Columns>
+__device__ __forceinline__ void add_over_warps(const float (&sum)[Groups][Columns][4], float* total) {
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (u32 turn = 0; turn < WARPS; turn++) {
+        __syncthreads();
+        if (warp == turn) {
+#pragma unroll
+            for (u32 i = 0; i < Groups; i++) {
+#pragma unroll
+                for (u32 j = 0; j < Columns; j++) {
+#pragma unroll
+                    for (u32 e = 0; e < 4; e++) {
+                        u32 r = i * 16 + lane / 4 + e / 2 * 8, c = j * 8 + lane % 4 * 2 + e % 2;
+                        float* target = total + r * 8 * Columns + c;
+                        *target = turn == 0 ? sum[i][j][e] : *target + sum[i][j][e];
+                    }
+                }
+            }
+        }
+    }
+    __syncthreads();
+}
 #define DOT_ROWS 32u
 
 // A block 32 rows, all ranks. Its warps take every eighth 64 columns, and are added in their order.
@@ -108,24 +133,7 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     wait_for<0>();
     float* total = memory;
-    for (u32 turn = 0; turn < WARPS; turn++) {
-        __syncthreads();
-        if (warp == turn) {
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-#pragma unroll
-                for (u32 g = 0; g < RANKS_MAX / 8; g++) {
-#pragma unroll
-                    for (u32 e = 0; e < 4; e++) {
-                        u32 r = i * 16 + lane / 4 + e / 2 * 8, rank = g * 8 + lane % 4 * 2 + e % 2;
-                        float* target = total + r * RANKS_MAX + rank;
-                        *target = turn == 0 ? sum[i][g][e] : *target + sum[i][g][e];
-                    }
-                }
-            }
-        }
-    }
-    __syncthreads();
+    add_over_warps(sum, total);
     for (u32 i = threadIdx.x; i < DOT_ROWS * args.rank; i += 256) {
         u32 r = i / args.rank, rank = i % args.rank;
         if (row + r < args.rows) {
@@ -287,24 +295,7 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         wait_for<0>();
         float* total = memory;
-        for (u32 turn = 0; turn < WARPS; turn++) {
-            __syncthreads();
-            if (warp == turn) {
-#pragma unroll
-                for (u32 i = 0; i < OUTER_GROUPS; i++) {
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 8; j++) {
-#pragma unroll
-                        for (u32 e = 0; e < 4; e++) {
-                            u32 r = i * 16 + lane / 4 + e / 2 * 8, c = j * 8 + lane % 4 * 2 + e % 2;
-                            float* target = total + r * TILE + c;
-                            *target = turn == 0 ? sum[i][j][e] : *target + sum[i][j][e];
-                        }
-                    }
-                }
-            }
-        }
-        __syncthreads();
+        add_over_warps(sum, total);
         u32 turn_of_ranks = rank / OUTER_RANKS_AT_ONCE;
         if (shares > 1) {
             for (u32 i = threadIdx.x; i < OUTER_RANKS_AT_ONCE * TILE; i += 256) {
